@@ -1,0 +1,116 @@
+// Fused forward pass. For each block of queries: scores of the whole window from the bias upward, an exact softmax
+// down the lanes, the weighted sum of values; nothing larger than a block is ever stored.
+#pragma once
+
+#include "context.h"
+#include "math.h"
+#include "weighted_sum.h"
+
+namespace natten_core::cpu::NATTEN_ISA {
+
+template <class T>
+struct ForwardScratch {
+  T *key_planes, *value_rows;  // rings of packed key rows
+  T *query, *scores, *bias, *zeros;
+  const T** value_pointers;    // [key_rows]
+
+  ForwardScratch(const Sizes<T>& s, Arena<T>& arena) {
+    key_planes = arena.take(s.plan.ring_rows * s.plane);
+    value_rows = arena.take(s.plan.ring_rows * s.row);
+    query = arena.take(s.block_planes());
+    scores = arena.take(s.block_scores());
+    bias = arena.take(s.plan.heads_per_chunk * s.bias_head);
+    zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<T>);
+    value_pointers = reinterpret_cast<const T**>(arena.take(2 * s.key_rows));
+  }
+};
+
+// Turns one query row's scores into unnormalised weights; returns what normalises them and the log-sum-exp.
+template <class T>
+NATTEN_KERNEL void softmax(T* scores, int window, Vec<T>& factor, Vec<T>& lse) {
+  constexpr int n = kLanes<T>;
+  Vec<T> most = load<T>(scores);
+  for (int slot = 1; slot < window; ++slot) most = vmax<T>(most, load<T>(scores + slot * n));
+  Vec<T> sum = {};
+  for (int slot = 0; slot < window; ++slot) {
+    const Vec<T> w = vexp<T>(load<T>(scores + slot * n) - most);
+    store<T>(scores + slot * n, w);
+    sum += w;
+  }
+  factor = T(1) / sum;
+  lse = most + vlog<T>(sum);
+}
+
+template <class T>
+static void forward_block(const ForwardArgs& args, const Sizes<T>& s, const Map& map, const Ring& ring,
+                          const ForwardScratch<T>& scratch, const Work& w) {
+  constexpr int n = kLanes<T>;
+  const int lanes = w.c.lanes;
+  for (int r = 0; r < w.rows; ++r) {
+    const T* tokens[n];
+    lane_tokens<T>(s.plan, map.row<T>(args.query, w.z, w.y + r), args.query.axis[kX], w.column, w.column + lanes - 1,
+                   tokens);
+    pack_planes<T>(tokens, s.head_dim, static_cast<T>(s.p.scale), scratch.query + r * s.head_dim * n, n);
+  }
+  const T* bias = args.rpb ? scratch.bias + w.head * s.bias_head + w.lane_class * s.bias_class : nullptr;
+  window_scores<T>(s, map, ring, w, scratch.query, scratch.key_planes, bias, scratch.zeros, scratch.scores);
+
+  for (int r = 0; r < w.rows; ++r) {
+    T* scores = scratch.scores + static_cast<int64_t>(r) * s.window * n;
+    Vec<T> factor, lse;
+    softmax<T>(scores, s.window, factor, lse);
+    alignas(kVectorBytes) T factors[n], lses[n];
+    store<T>(factors, factor), store<T>(lses, lse);
+    T *out_row = map.row<T>(args.output, w.z, w.y + r), *lse_row = map.row<T>(args.lse, w.z, w.y + r);
+    T* out[n];
+    for (int lane = 0; lane < lanes; ++lane) {
+      const int64_t x = s.plan.coordinate[w.column + lane];
+      out[lane] = out_row + x * args.output.axis[kX];
+      lse_row[x * args.lse.axis[kX]] = lses[lane];
+    }
+    window_rows<T>(s, map, ring, w, w.y + r, scratch.value_rows, scratch.value_pointers);
+    weighted_sums<T>(
+        {scores, scratch.value_pointers, factors, out, w.c.offset, s.key_rows, s.slots, s.head_dim, s.padded_dim},
+        lanes);
+  }
+}
+
+template <class T>
+static void forward_tile(const ForwardArgs& args, const Sizes<T>& s, const ForwardScratch<T>& scratch, const Item& item,
+                         int32_t head0) {
+  const Map map(s.p, item);
+  Ring ring{s.plan.ring_rows};
+  int64_t begin, end;
+  key_columns(s.plan, item, begin, end);
+  const auto advance = [&](int64_t oldest, int64_t next) {
+    for (ring.next = max_of(ring.next, oldest); ring.next < next; ++ring.next) {
+      const int64_t z = ring.next / map.y_length, y = ring.next % map.y_length, slot = ring.slot(ring.next);
+      pack_key_planes<T>(s, map.row<T>(args.key, z, y), args.key.axis[kX], begin, end,
+                         scratch.key_planes + slot * s.plane);
+      pack_key_rows<T>(s, map.row<T>(args.value, z, y), args.value.axis[kX], begin, end,
+                       scratch.value_rows + slot * s.row);
+    }
+  };
+  walk(s.plan, map, begin, item.head - head0, advance,
+       [&](const Work& work) { forward_block<T>(args, s, map, ring, scratch, work); });
+}
+
+template <class T>
+int64_t forward_scratch_bytes(const Problem& problem, const Plan& plan) {
+  Arena<T> arena{nullptr};
+  ForwardScratch<T>(Sizes<T>(problem, plan), arena);
+  return arena.used * static_cast<int64_t>(sizeof(T));
+}
+
+template <class T>
+void forward(const ForwardArgs& args, const Plan& plan, const Chunk& chunk, void* memory) {
+  const Sizes<T> s(args.problem, plan);
+  Arena<T> arena{static_cast<T*>(memory)};
+  const ForwardScratch<T> scratch(s, arena);
+  if (args.rpb) fill_bias<T>(s, static_cast<const T*>(args.rpb), chunk, scratch.bias);
+  for (int64_t i = 0; i < static_cast<int64_t>(s.slots) * kLanes<T>; ++i) scratch.zeros[i] = 0;
+  for (int32_t i = chunk.item0; i < chunk.item1; ++i)
+    for_tiles(plan, plan.items[i], [&](const Item& tile) { forward_tile<T>(args, s, scratch, tile, chunk.head0); });
+}
+
+}  // namespace natten_core::cpu::NATTEN_ISA

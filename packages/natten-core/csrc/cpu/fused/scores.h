@@ -1,0 +1,104 @@
+// Scores: lanes are queries. For up to kScoreRows query rows that share a key row, and a few window slots at a time,
+//   scores[r][slot][lane] = init[r][slot][lane] + sum_d query[r][d][lane] * key[d][column of (lane, slot)]
+// The key planes are read once for all query rows. The same product serves dO . V in the backward pass.
+#pragma once
+
+#include "simd.h"
+
+namespace natten_core::cpu::NATTEN_ISA {
+
+constexpr int kScoreRows = kRegisters == 32 ? 4 : 3;
+
+// Accumulators, one row of queries and a key must fit the registers; a single row still wants enough independent sums.
+constexpr int score_slots_at_once(int rows) {
+  if (kRegisters == 32) return rows == 1 ? 8 : rows == 2 ? 8 : rows == 3 ? 7 : 6;
+  return rows == 1 ? 8 : rows == 2 ? 6 : 4;
+}
+
+template <class T>
+struct ScoreArgs {
+  const T* query;         // [rows][head_dim][lanes]
+  const T* key;           // [head_dim][columns], at the block's first key column
+  const T* init;          // [slots][lanes], of the first row; the next row's lies at init - init_step
+  T* scores[kScoreRows];  // [slots][lanes] of each row
+  int64_t query_step, key_stride, init_step;
+  IntVec<T> offset;       // of each lane's window; unused where the block is regular
+  int head_dim, slots;
+};
+
+template <class T, int Rows, int Slots, bool Regular>
+NATTEN_KERNEL void score_slots(const ScoreArgs<T>& a, int slot) {
+  constexpr int n = kLanes<T>;
+  Vec<T> sum[Rows][Slots];
+  NATTEN_UNROLL
+  for (int r = 0; r < Rows; ++r) {
+    NATTEN_UNROLL
+    for (int j = 0; j < Slots; ++j) sum[r][j] = load<T>(a.init - r * a.init_step + (slot + j) * n);
+  }
+  const T* key = a.key + slot;
+  const T* query = a.query;
+  for (int d = 0; d < a.head_dim; ++d, key += a.key_stride, query += n) {
+    Vec<T> q[Rows];
+    NATTEN_UNROLL
+    for (int r = 0; r < Rows; ++r) q[r] = load<T>(query + r * a.query_step);
+    NATTEN_UNROLL
+    for (int j = 0; j < Slots; ++j) {
+      Vec<T> k = load<T>(key + j);
+      if constexpr (!Regular) k = permute<T>(k, a.offset);
+      if constexpr (Rows > 1) keep<T>(k);
+      NATTEN_UNROLL
+      for (int r = 0; r < Rows; ++r) sum[r][j] += q[r] * k;
+    }
+  }
+  NATTEN_UNROLL
+  for (int r = 0; r < Rows; ++r) {
+    NATTEN_UNROLL
+    for (int j = 0; j < Slots; ++j) store<T>(a.scores[r] + (slot + j) * n, sum[r][j]);
+  }
+}
+
+template <class T, int Rows, bool Regular>
+static void score_row(const ScoreArgs<T>& a) {
+  constexpr int most = score_slots_at_once(Rows);
+  const auto run = [&](auto slots, int slot) __attribute__((always_inline)) {
+    if constexpr (decltype(slots)::value <= most) score_slots<T, Rows, decltype(slots)::value, Regular>(a, slot);
+  };
+  // Near-equal parts: 7 slots are 4 + 3, not 4 + 1 + 1 + 1.
+  int parts = (a.slots + most - 1) / most;
+  for (int slot = 0; parts > 0; --parts) {
+    const int count = (a.slots - slot + parts - 1) / parts;
+    switch (count) {
+      case 1: run(Constant<1>{}, slot); break;
+      case 2: run(Constant<2>{}, slot); break;
+      case 3: run(Constant<3>{}, slot); break;
+      case 4: run(Constant<4>{}, slot); break;
+      case 5: run(Constant<5>{}, slot); break;
+      case 6: run(Constant<6>{}, slot); break;
+      case 7: run(Constant<7>{}, slot); break;
+      case 8: run(Constant<8>{}, slot); break;
+    }
+    slot += count;
+  }
+}
+
+template <class T, int Rows>
+NATTEN_KERNEL void score_any(const ScoreArgs<T>& a, bool regular) {
+  if (regular)
+    score_row<T, Rows, true>(a);
+  else
+    score_row<T, Rows, false>(a);
+}
+
+template <class T>
+NATTEN_KERNEL void scores(const ScoreArgs<T>& a, int rows, bool regular) {
+  switch (rows) {
+    case 1: return score_any<T, 1>(a, regular);
+    case 2: return score_any<T, 2>(a, regular);
+    case 3: return score_any<T, 3>(a, regular);
+#if defined(__AVX512F__) || defined(__aarch64__)
+    case 4: return score_any<T, 4>(a, regular);
+#endif
+  }
+}
+
+}  // namespace natten_core::cpu::NATTEN_ISA

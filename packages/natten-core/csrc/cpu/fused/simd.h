@@ -1,0 +1,134 @@
+// Vectors of the instruction set that this translation unit is compiled for (GCC/Clang vector extensions), and the
+// few operations that the extensions leave out. Included once per instruction set, inside its own namespace.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if !defined(NATTEN_ISA)
+#error "define NATTEN_ISA, the namespace of the instruction set, before including the kernels"
+#endif
+
+#define NATTEN_KERNEL static inline __attribute__((always_inline))
+#define NATTEN_UNROLL _Pragma("GCC unroll 16")
+
+namespace natten_core::cpu::NATTEN_ISA {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+constexpr int kRegisters = 32;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+constexpr int kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16;
+constexpr int kRegisters = 32;
+#else
+constexpr int kVectorBytes = 16;
+constexpr int kRegisters = 16;
+#endif
+
+template <class T>
+struct Simd;
+template <>
+struct Simd<float> {
+  typedef float Vec __attribute__((vector_size(kVectorBytes)));
+  typedef float Unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  typedef int32_t Int __attribute__((vector_size(kVectorBytes)));
+  using IntElement = int32_t;
+};
+template <>
+struct Simd<double> {
+  typedef double Vec __attribute__((vector_size(kVectorBytes)));
+  typedef double Unaligned __attribute__((vector_size(kVectorBytes), aligned(8), may_alias));
+  typedef int64_t Int __attribute__((vector_size(kVectorBytes)));
+  using IntElement = int64_t;
+};
+
+template <class T>
+using Vec = typename Simd<T>::Vec;
+template <class T>
+using IntVec = typename Simd<T>::Int;
+// A number that overload resolution can see.
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T>
+NATTEN_KERNEL Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename Simd<T>::Unaligned*>(p);
+}
+
+template <class T>
+NATTEN_KERNEL void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename Simd<T>::Unaligned*>(p) = v;
+}
+
+template <class T>
+NATTEN_KERNEL Vec<T> broadcast(T x) {
+  return x - Vec<T>{};  // x - 0 keeps the sign of zero
+}
+
+// The first `count` < lanes elements; the rest are zero. Reads nothing past them.
+template <class T>
+NATTEN_KERNEL Vec<T> load_part(const T* p, int count) {
+  alignas(kVectorBytes) T part[kLanes<T>] = {};
+  for (int i = 0; i < count; ++i) part[i] = p[i];
+  return load<T>(part);
+}
+
+template <class T>
+NATTEN_KERNEL void store_part(T* p, Vec<T> v, int count) {
+  alignas(kVectorBytes) T part[kLanes<T>];
+  store<T>(part, v);
+  for (int i = 0; i < count; ++i) p[i] = part[i];
+}
+
+// Keeps a value that several products share in a register: left to itself, GCC loads it again for each.
+template <class T>
+NATTEN_KERNEL void keep(Vec<T>& v) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(v));
+#elif defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#else
+  (void)v;
+#endif
+}
+
+template <class T>
+NATTEN_KERNEL Vec<T> vmax(Vec<T> a, Vec<T> b) {
+  return a > b ? a : b;
+}
+
+// lane l of the result is lane offset[l] of v.
+template <class T>
+NATTEN_KERNEL Vec<T> permute(Vec<T> v, IntVec<T> offset) {
+#if defined(__clang__)
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return (Vec<T>)_mm512_permutexvar_ps((__m512i)offset, (__m512)v);
+  else
+    return (Vec<T>)_mm512_permutexvar_pd((__m512i)offset, (__m512d)v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_permutevar8x32_ps((__m256)v, (__m256i)offset);
+#endif
+  Vec<T> result;
+  for (int lane = 0; lane < kLanes<T>; ++lane) result[lane] = v[offset[lane]];
+  return result;
+#else
+  return __builtin_shuffle(v, offset);
+#endif
+}
+
+}  // namespace natten_core::cpu::NATTEN_ISA

@@ -1,0 +1,148 @@
+// Weighted sums: lanes are dimensions. For neighbouring queries of one row,
+//   out[query][d] = factor[query] * sum over key rows t, slots j of weight[t][j][query] * value[t][column + j][d]
+// Queries are taken a few at a time; where all their windows overlap, a value is read once for all of them. The same
+// sum over keys gives the query gradient.
+#pragma once
+
+#include "pack.h"
+#include "simd.h"
+
+namespace natten_core::cpu::NATTEN_ISA {
+
+// Accumulators and weights must fit the registers.
+constexpr int sum_queries(int vectors) {
+  if (kRegisters == 32) return vectors <= 2 ? 8 : 6;
+  return vectors == 1 ? 6 : vectors == 2 ? 4 : 3;
+}
+constexpr int kSumVectors = 4;
+
+template <class T>
+struct SumArgs {
+  const T* weight;          // [key rows * slots][lanes], at the first query's lane
+  const T* const* value;    // key rows, each [column][padded head_dim], at the block's first key column
+  const T* factor;          // [lanes], at the first query's lane
+  T* const* out;            // [queries] tokens of head_dim elements
+  const int32_t* offset;    // [queries] first key column of each window, from the block's first
+  int key_rows, slots, head_dim, padded_dim;
+};
+
+template <class T, int Queries, int Vectors, bool Regular>
+NATTEN_KERNEL void sum_dims(const SumArgs<T>& a, int dim) {
+  constexpr int n = kLanes<T>;
+  Vec<T> sum[Queries][Vectors];
+  NATTEN_UNROLL
+  for (int q = 0; q < Queries; ++q) {
+    NATTEN_UNROLL
+    for (int v = 0; v < Vectors; ++v) sum[q][v] = Vec<T>{};
+  }
+  int offset[Queries];
+  NATTEN_UNROLL
+  for (int q = 0; q < Queries; ++q) offset[q] = Regular ? a.offset[0] + q : a.offset[q];
+
+  for (int t = 0; t < a.key_rows; ++t) {
+    const T* value = a.value[t] + dim;
+    const T* weight = a.weight + static_cast<int64_t>(t) * a.slots * n;
+    // One query, one column; and all queries of [First, Last), one column.
+    const auto add_one = [&](int q, int column) __attribute__((always_inline)) {
+      const Vec<T> w = broadcast<T>(weight[(column - offset[q]) * n + q]);
+      const T* row = value + static_cast<int64_t>(column) * a.padded_dim;
+      NATTEN_UNROLL
+      for (int v = 0; v < Vectors; ++v) sum[q][v] += w * load<T>(row + v * n);
+    };
+    const int begin = offset[Queries - 1], end = offset[0] + a.slots;
+    if (begin >= end) {
+      NATTEN_UNROLL
+      for (int q = 0; q < Queries; ++q)
+        for (int j = 0; j < a.slots; ++j) add_one(q, offset[q] + j);
+      continue;
+    }
+    NATTEN_UNROLL
+    for (int q = 0; q < Queries - 1; ++q) {
+      if constexpr (Regular) {
+        NATTEN_UNROLL
+        for (int i = 0; i <= q; ++i) add_one(i, offset[0] + q);
+      } else {
+        for (int column = offset[q]; column < begin; ++column) add_one(q, column);
+      }
+    }
+    for (int column = begin; column < end; ++column) {
+      const T* row = value + static_cast<int64_t>(column) * a.padded_dim;
+      Vec<T> w[Queries];
+      NATTEN_UNROLL
+      for (int q = 0; q < Queries; ++q) w[q] = broadcast<T>(weight[(column - offset[q]) * n + q]);
+      NATTEN_UNROLL
+      for (int v = 0; v < Vectors; ++v) {
+        const Vec<T> x = load<T>(row + v * n);
+        NATTEN_UNROLL
+        for (int q = 0; q < Queries; ++q) sum[q][v] += w[q] * x;
+      }
+    }
+    NATTEN_UNROLL
+    for (int q = 1; q < Queries; ++q) {
+      if constexpr (Regular) {
+        NATTEN_UNROLL
+        for (int i = q; i < Queries; ++i) add_one(i, end + q - 1);
+      } else {
+        for (int column = end; column < offset[q] + a.slots; ++column) add_one(q, column);
+      }
+    }
+  }
+  NATTEN_UNROLL
+  for (int q = 0; q < Queries; ++q) {
+    const Vec<T> factor = broadcast<T>(a.factor[q]);
+    NATTEN_UNROLL
+    for (int v = 0; v < Vectors; ++v) store_dims<T>(a.out[q], dim + v * n, a.head_dim, sum[q][v] * factor);
+  }
+}
+
+template <class T, int Queries, int Vectors>
+static void sum_group(const SumArgs<T>& a, int dim) {
+  bool regular = a.slots >= Queries;  // windows one column apart: the ramps can be unrolled
+  for (int q = 1; q < Queries; ++q) regular &= a.offset[q] == a.offset[0] + q;
+  if (regular)
+    sum_dims<T, Queries, Vectors, true>(a, dim);
+  else
+    sum_dims<T, Queries, Vectors, false>(a, dim);
+}
+
+template <class T, int Vectors>
+NATTEN_KERNEL void sum_lanes(SumArgs<T> a, int lanes, int dim) {
+  constexpr int most = sum_queries(Vectors);
+  int parts = (lanes + most - 1) / most;
+  for (int done = 0; parts > 0; --parts) {
+    const int count = (lanes - done + parts - 1) / parts;
+    const auto run = [&](auto queries) __attribute__((always_inline)) {
+      if constexpr (decltype(queries)::value <= most) sum_group<T, decltype(queries)::value, Vectors>(a, dim);
+    };
+    switch (count) {
+      case 1: run(Constant<1>{}); break;
+      case 2: run(Constant<2>{}); break;
+      case 3: run(Constant<3>{}); break;
+      case 4: run(Constant<4>{}); break;
+      case 5: run(Constant<5>{}); break;
+      case 6: run(Constant<6>{}); break;
+      case 7: run(Constant<7>{}); break;
+      case 8: run(Constant<8>{}); break;
+    }
+    done += count;
+    a.weight += count, a.factor += count, a.out += count, a.offset += count;
+  }
+}
+
+template <class T>
+static void weighted_sums(const SumArgs<T>& a, int lanes) {
+  constexpr int n = kLanes<T>;
+  for (int dim = 0; dim < a.padded_dim;) {
+    const int left = (a.padded_dim - dim) / n;
+    const int vectors = left < kSumVectors ? left : kSumVectors;
+    switch (vectors) {
+      case 1: sum_lanes<T, 1>(a, lanes, dim); break;
+      case 2: sum_lanes<T, 2>(a, lanes, dim); break;
+      case 3: sum_lanes<T, 3>(a, lanes, dim); break;
+      case 4: sum_lanes<T, 4>(a, lanes, dim); break;
+    }
+    dim += vectors * n;
+  }
+}
+
+}  // namespace natten_core::cpu::NATTEN_ISA

@@ -1,0 +1,9 @@
+// AVX-512 F, BW, DQ and VL.
+#define NATTEN_ISA avx512
+#include "../fused/table.h"
+
+namespace natten_core::cpu {
+
+const Kernels kAvx512 = {"avx512", avx512::kScoreRows, avx512::kTyped<float>, avx512::kTyped<double>};
+
+}  // namespace natten_core::cpu

@@ -1,0 +1,41 @@
+// What one instruction set offers, and the choice among them.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "natten_core/problem.h"
+#include "plan.h"
+
+namespace natten_core::cpu {
+
+// Kernels of one data type. Scratch memory must be 64-byte aligned; one piece per thread.
+struct TypedKernels {
+  int lanes;
+  int64_t (*forward_scratch_bytes)(const Problem&, const Plan&);
+  int64_t (*backward_scratch_bytes)(const Problem&, const Plan&);
+  void (*forward)(const ForwardArgs&, const Plan&, const Chunk&, void* scratch);
+  void (*backward)(const BackwardArgs&, const Plan&, const Chunk&, void* scratch, void* grad_bias);
+};
+
+struct Kernels {
+  const char* name;
+  int rows_per_block;
+  TypedKernels f32, f64;
+};
+
+extern const Kernels kGeneric;
+extern const Kernels kAvx2;
+extern const Kernels kAvx512;
+
+std::vector<std::string> isa_built();    // best last
+std::vector<std::string> isa_present();  // built, and this machine has them; best last
+std::string isa_active();
+
+// Makes `name` the instruction set in use. Throws std::runtime_error where this machine or build lacks it.
+void set_isa(const std::string& name);
+
+void forward(const ForwardArgs& args);
+void backward(const BackwardArgs& args);
+
+}  // namespace natten_core::cpu

@@ -1,0 +1,214 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <climits>
+
+#include "natten_core/neighborhood.h"
+
+namespace natten_core::cpu {
+namespace {
+
+// Enough independent work for many cores, from the problem alone.
+constexpr int64_t kWantedItems = 64;
+constexpr int64_t kWantedChunks = 128;
+constexpr int64_t kMinBandRows = 8;
+constexpr int64_t kMinBandBlocks = 16;
+constexpr int64_t kTileColumns = 64;
+// A token's part that is worth fetching at a time.
+constexpr int64_t kTokenBytes = 512;
+
+struct Columns {
+  std::vector<int32_t> position, key_column, relative, group_end;
+};
+
+Columns lay_out_columns(const Problem& problem, Plan& plan) {
+  const int64_t length = problem.extent[kX], kernel = problem.kernel[kX], dilation = problem.dilation[kX];
+  Columns columns;
+  for (int64_t group = 0; group < min_of(dilation, length); ++group) {
+    const int64_t members = group_length(length, dilation, group);
+    const int64_t first = static_cast<int64_t>(plan.coordinate.size());
+    for (int64_t position = 0; position < members; ++position) {
+      const int64_t start = window_start(position, members, kernel);
+      plan.coordinate.push_back(static_cast<int32_t>(position * dilation + group));
+      columns.key_column.push_back(static_cast<int32_t>(first + start));
+      columns.relative.push_back(static_cast<int32_t>(start - position + kernel - 1));
+    }
+    columns.group_end.push_back(static_cast<int32_t>(first + members));
+  }
+  return columns;
+}
+
+bool same_class(const LaneClass& a, const LaneClass& b, int lanes) {
+  return a.lanes == b.lanes && std::equal(a.offset, a.offset + lanes, b.offset) &&
+         std::equal(a.relative, a.relative + lanes, b.relative);
+}
+
+void add_block(Plan& plan, const Columns& columns, int32_t column, int32_t count, int32_t kernel) {
+  Block block;
+  block.column = column;
+  block.key_column = columns.key_column[column];
+  LaneClass lane_class;
+  lane_class.lanes = count;
+  for (int lane = 0; lane < plan.lanes; ++lane) {
+    const int32_t c = column + std::min(lane, count - 1);
+    lane_class.offset[lane] = columns.key_column[c] - block.key_column;
+    lane_class.relative[lane] = columns.relative[c];
+  }
+  const auto found = std::find_if(plan.classes.begin(), plan.classes.end(),
+                                  [&](const LaneClass& c) { return same_class(c, lane_class, plan.lanes); });
+  block.lane_class = static_cast<int32_t>(found - plan.classes.begin());
+  if (found == plan.classes.end()) {
+    lane_class.width = lane_class.offset[count - 1] + kernel;
+    lane_class.regular = count == plan.lanes;
+    for (int lane = 0; lane < plan.lanes; ++lane) lane_class.regular &= lane_class.offset[lane] == lane;
+    for (int32_t u = 0; u < lane_class.width; ++u) {
+      int32_t first = 0, last = count - 1;
+      while (first < count && lane_class.offset[first] + kernel <= u) ++first;
+      while (last >= 0 && lane_class.offset[last] > u) --last;
+      lane_class.first_lane.push_back(first);
+      lane_class.last_lane.push_back(last);
+    }
+    plan.classes.push_back(std::move(lane_class));
+  }
+  plan.blocks.push_back(block);
+}
+
+// A block begins where a group begins or inside one; small groups share a block whole. So the windows of a block
+// begin within one vector of key columns, and one in-register permutation reaches them.
+void cut_blocks(const Problem& problem, Plan& plan) {
+  const Columns columns = lay_out_columns(problem, plan);
+  const int32_t lanes = plan.lanes, kernel = static_cast<int32_t>(problem.kernel[kX]);
+  int32_t column = 0;
+  for (size_t group = 0; group < columns.group_end.size();) {
+    if (columns.group_end[group] - column >= lanes) {
+      add_block(plan, columns, column, lanes, kernel);
+      column += lanes;
+      if (column == columns.group_end[group]) ++group;
+      continue;
+    }
+    const bool at_start = group == 0 ? column == 0 : column == columns.group_end[group - 1];
+    int32_t end = columns.group_end[group++];
+    while (at_start && group < columns.group_end.size() && columns.group_end[group] - column <= lanes)
+      end = columns.group_end[group++];
+    add_block(plan, columns, column, end - column, kernel);
+    column = end;
+  }
+}
+
+// Key positions along the banded axis that the queries [begin, end) see.
+struct Span {
+  int64_t begin, end;
+};
+
+Span keys_of(const Problem& problem, const Plan& plan, int64_t members, int64_t begin, int64_t end) {
+  if (plan.band_axis == kX) {
+    const Block& last = plan.blocks[end - 1];
+    return {plan.blocks[begin].key_column, last.key_column + plan.classes[last.lane_class].width};
+  }
+  const int64_t kernel = problem.kernel[plan.band_axis];
+  return {window_start(begin, members, kernel), window_start(end - 1, members, kernel) + kernel};
+}
+
+struct Band {
+  int64_t begin, end;
+  int64_t add_below, add_from;
+};
+
+std::vector<Band> cut_bands(const Problem& problem, const Plan& plan, int64_t members, int64_t wanted, bool exclusive) {
+  const int64_t least = plan.band_axis == kX ? max_of(kMinBandBlocks, 2 * ceil_div(problem.kernel[kX], plan.lanes) + 1)
+                                             : max_of(kMinBandRows, 2 * problem.kernel[plan.band_axis]);
+  const int64_t count = max_of(1, min_of(wanted, members / least));
+  std::vector<Band> bands;
+  for (int64_t i = 0; i < count; ++i)
+    bands.push_back({members * i / count, members * (i + 1) / count, INT32_MIN, INT32_MAX});
+  for (int64_t i = 1; exclusive && i < count; i += 2) {
+    bands[i].add_below = keys_of(problem, plan, members, bands[i - 1].begin, bands[i - 1].end).end;
+    if (i + 1 < count) bands[i].add_from = keys_of(problem, plan, members, bands[i + 1].begin, bands[i + 1].end).begin;
+  }
+  return bands;
+}
+
+// The bands of one map, for each of the heads; of one phase only unless it is negative.
+void add_items(const Problem& problem, Plan& plan, int64_t batch, int64_t z_group, int64_t y_group, int64_t head0,
+               int64_t heads, int64_t wanted, int phase) {
+  const int64_t zs = group_length(problem.extent[kZ], problem.dilation[kZ], z_group);
+  const int64_t ys = group_length(problem.extent[kY], problem.dilation[kY], y_group);
+  const int64_t xs = static_cast<int64_t>(plan.blocks.size());
+  const int64_t members = plan.band_axis == kZ ? zs : plan.band_axis == kY ? ys : xs;
+  const auto bands = cut_bands(problem, plan, members, wanted, phase >= 0);
+  for (size_t i = 0; i < bands.size(); ++i) {
+    if (phase >= 0 && i % 2 != static_cast<size_t>(phase)) continue;
+    Item item{};
+    item.batch = static_cast<int32_t>(batch);
+    item.z_group = static_cast<int32_t>(z_group), item.y_group = static_cast<int32_t>(y_group);
+    item.z1 = static_cast<int32_t>(zs), item.y1 = static_cast<int32_t>(ys), item.block1 = static_cast<int32_t>(xs);
+    int32_t& begin = plan.band_axis == kZ ? item.z0 : plan.band_axis == kY ? item.y0 : item.block0;
+    int32_t& end = plan.band_axis == kZ ? item.z1 : plan.band_axis == kY ? item.y1 : item.block1;
+    begin = static_cast<int32_t>(bands[i].begin), end = static_cast<int32_t>(bands[i].end);
+    item.add_below = static_cast<int32_t>(bands[i].add_below);
+    item.add_from = static_cast<int32_t>(bands[i].add_from);
+    for (int64_t head = head0; head < head0 + heads; ++head) {
+      item.head = static_cast<int32_t>(head);
+      plan.items.push_back(item);
+    }
+  }
+}
+
+void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
+  const int64_t z_groups = min_of(problem.dilation[kZ], problem.extent[kZ]);
+  const int64_t y_groups = min_of(problem.dilation[kY], problem.extent[kY]);
+  const int64_t maps = problem.batch * problem.heads * z_groups * y_groups;
+  const int64_t wanted = ceil_div(kWantedItems, max_of(1, maps));
+  const int64_t head_bytes = problem.head_dim * (problem.is_double ? 8 : 4);
+  plan.heads_per_chunk = static_cast<int32_t>(min_of(problem.heads, max_of(1, kTokenBytes / head_bytes)));
+  const int64_t group_chunks = max_of(1, kWantedChunks / ceil_div(problem.heads, plan.heads_per_chunk));
+  for (int phase = 0; phase < 2; ++phase) {
+    if (phase == 1) plan.phase1 = static_cast<int32_t>(plan.chunks.size());
+    for (int64_t head0 = 0; head0 < problem.heads; head0 += plan.heads_per_chunk) {
+      const int64_t heads = min_of(plan.heads_per_chunk, problem.heads - head0);
+      const int64_t first = static_cast<int64_t>(plan.items.size());
+      for (int64_t batch = 0; batch < problem.batch; ++batch)
+        for (int64_t z_group = 0; z_group < z_groups; ++z_group)
+          for (int64_t y_group = 0; y_group < y_groups; ++y_group)
+            add_items(problem, plan, batch, z_group, y_group, head0, heads, wanted, exclusive ? phase : -1);
+      const int64_t places = (static_cast<int64_t>(plan.items.size()) - first) / heads;
+      const int64_t chunks = min_of(places, group_chunks);
+      for (int64_t i = 0; i < chunks; ++i)
+        plan.chunks.push_back({static_cast<int32_t>(first + places * i / chunks * heads),
+                               static_cast<int32_t>(first + places * (i + 1) / chunks * heads),
+                               static_cast<int32_t>(head0), static_cast<int32_t>(heads)});
+    }
+    if (!exclusive) break;
+  }
+  if (!exclusive) plan.phase1 = static_cast<int32_t>(plan.chunks.size());
+}
+
+void measure_scratch(const Problem& problem, Plan& plan) {
+  plan.tile_blocks = static_cast<int32_t>(max_of(1, kTileColumns / plan.lanes));
+  for (size_t i = 0; i < plan.blocks.size(); ++i) {
+    const Block &first = plan.blocks[i], &last = plan.blocks[std::min(i + plan.tile_blocks, plan.blocks.size()) - 1];
+    // A vector is read at each slot of the last block's first window.
+    const int32_t end = last.key_column + static_cast<int32_t>(problem.kernel[kX]) - 1 + plan.lanes;
+    plan.max_columns = std::max(plan.max_columns, end - first.key_column);
+  }
+  const int64_t ys = group_length(problem.extent[kY], problem.dilation[kY], 0);
+  if (problem.extent[kZ] > 1)
+    plan.ring_rows = static_cast<int32_t>(problem.kernel[kZ] * ys);
+  else
+    plan.ring_rows = static_cast<int32_t>(min_of(ys, problem.kernel[kY] + plan.rows_per_block - 1));
+}
+
+}  // namespace
+
+Plan make_plan(const Problem& problem, int lanes, int rows_per_block, bool exclusive) {
+  Plan plan;
+  plan.lanes = lanes;
+  plan.rows_per_block = rows_per_block;
+  plan.band_axis = problem.extent[kZ] > 1 ? kZ : problem.extent[kY] > 1 ? kY : kX;
+  cut_blocks(problem, plan);
+  cut_items(problem, plan, exclusive);
+  measure_scratch(problem, plan);
+  return plan;
+}
+
+}  // namespace natten_core::cpu

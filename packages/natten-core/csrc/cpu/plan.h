@@ -1,0 +1,73 @@
+// How a problem is cut into vectors, bands and chunks of work: decided once per call, from the problem alone, never
+// from the number of threads, so that every result is bit-equal for any thread count.
+//
+// Along x, the columns of all dilation groups are laid side by side ("columns", group by group), and queries are
+// taken a vector of lanes at a time ("block"). Along z and y each pair of dilation groups is an undilated map.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "natten_core/problem.h"
+
+namespace natten_core::cpu {
+
+constexpr int kMaxLanes = 16;
+
+// What the lanes of a block have in common: blocks of equal class share bias tables.
+struct LaneClass {
+  int32_t lanes = 0;            // queries in the block; the vector's other lanes repeat the last one
+  int32_t width = 0;            // key columns that the block's windows cover together
+  bool regular = false;         // lane l's window begins l columns after lane 0's, all lanes are in use
+  int32_t offset[kMaxLanes];    // first key column of lane l, from the block's first key column; < lanes of a vector
+  int32_t relative[kMaxLanes];  // row of the bias table that slot 0 of lane l reads; slot j reads relative + j
+  // The lanes whose windows hold key column u (from the block's first) are first_lane[u] .. last_lane[u].
+  std::vector<int32_t> first_lane;
+  std::vector<int32_t> last_lane;
+};
+
+struct Block {
+  int32_t column = 0;      // first query column
+  int32_t key_column = 0;  // first key column
+  int32_t lane_class = 0;
+};
+
+// A part of one (batch entry, head, z group, y group): positions [z0, z1) x [y0, y1) and blocks [block0, block1).
+// At most one of the ranges is less than everything; its axis is the one that bands cut. Within an item, blocks are
+// swept over the rows a few at a time ("tile"), so that the packed keys of a tile stay in cache however wide the map.
+struct Item {
+  int32_t batch, head, z_group, y_group;
+  int32_t z0, z1, y0, y1, block0, block1;
+  // Key positions along the banded axis that an item of the other phase has written before (add), else store.
+  int32_t add_below, add_from;
+  // Key columns before this were written by an earlier tile of the same item.
+  int32_t add_columns_below;
+};
+
+// Items that one thread works through in order, of a few neighbouring heads: a token's heads lie side by side in
+// memory, and taking them in turn makes use of every cache line that was fetched.
+struct Chunk {
+  int32_t item0, item1, head0, heads;
+};
+
+struct Plan {
+  int lanes = 0;                      // of a vector
+  Axis band_axis = kX;
+  std::vector<int32_t> coordinate;    // [X] x coordinate of each column
+  std::vector<Block> blocks;
+  std::vector<LaneClass> classes;
+  std::vector<Item> items;
+  std::vector<Chunk> chunks;          // items of phase 0, then of phase 1
+  int32_t phase1 = 0;                 // first chunk of phase 1
+  int32_t heads_per_chunk = 1;
+  int32_t tile_blocks = 1;            // blocks that are swept over the rows together
+  int32_t max_columns = 0;            // most key columns that a tile packs
+  int32_t ring_rows = 0;              // most key rows that must be held packed at a time
+  int32_t rows_per_block = 0;         // query rows that share key loads
+};
+
+// `rows_per_block`: how many query rows the kernel takes at a time. `exclusive`: items of one phase must not share
+// keys (the backward pass writes to them).
+Plan make_plan(const Problem& problem, int lanes, int rows_per_block, bool exclusive);
+
+}  // namespace natten_core::cpu
