@@ -63,6 +63,21 @@ Memory allocate(int64_t bytes) {
   return Memory(static_cast<char*>(p));
 }
 
+// Scratch that the calling thread keeps from call to call, unless it is large: small problems should not pay for fresh
+// pages each time.
+char* scratch_memory(int64_t bytes) {
+  constexpr int64_t kKept = 16 << 20;
+  thread_local Memory memory;
+  thread_local int64_t size = 0;
+  if (bytes > size || size > kKept) {
+    memory.reset();
+    size = 0;
+    memory = allocate(bytes);
+    size = bytes;
+  }
+  return memory.get();
+}
+
 // Runs body(chunk, scratch of its thread) for chunks [begin, end).
 template <class Body>
 void run(int64_t begin, int64_t end, int threads, char* scratch, int64_t scratch_bytes, Body body) {
@@ -115,8 +130,8 @@ void forward(const ForwardArgs& args) {
   const Plan plan = make_plan(args.problem, kernels.lanes, active()->rows_per_block, false);
   const int64_t bytes = ceil_div(kernels.forward_scratch_bytes(args.problem, plan), 64) * 64;
   const int64_t chunks = static_cast<int64_t>(plan.chunks.size());
-  const Memory scratch = allocate(bytes * min_of(args.problem.threads, chunks));
-  run(0, chunks, args.problem.threads, scratch.get(), bytes,
+  char* scratch = scratch_memory(bytes * min_of(args.problem.threads, chunks));
+  run(0, chunks, args.problem.threads, scratch, bytes,
       [&](int64_t i, char* mine) { kernels.forward(args, plan, plan.chunks[static_cast<size_t>(i)], mine); });
 }
 
@@ -126,7 +141,7 @@ void backward(const BackwardArgs& args) {
   const Plan plan = make_plan(problem, kernels.lanes, active()->rows_per_block, true);
   const int64_t bytes = ceil_div(kernels.backward_scratch_bytes(problem, plan), 64) * 64;
   const int64_t chunks = static_cast<int64_t>(plan.chunks.size());
-  const Memory scratch = allocate(bytes * min_of(problem.threads, chunks));
+  char* scratch = scratch_memory(bytes * min_of(problem.threads, chunks));
   const int64_t bias = (2 * problem.kernel[kZ] - 1) * (2 * problem.kernel[kY] - 1) * (2 * problem.kernel[kX] - 1);
   const int64_t bias_step = plan.heads_per_chunk * bias, bias_bytes = bias_step * (problem.is_double ? 8 : 4);
   const Memory sums = allocate(args.grad_rpb ? bias_bytes * chunks : 0);
@@ -134,8 +149,8 @@ void backward(const BackwardArgs& args) {
     kernels.backward(args, plan, plan.chunks[static_cast<size_t>(i)], mine,
                      args.grad_rpb ? sums.get() + i * bias_bytes : nullptr);
   };
-  run(0, plan.phase1, problem.threads, scratch.get(), bytes, work);
-  run(plan.phase1, chunks, problem.threads, scratch.get(), bytes, work);
+  run(0, plan.phase1, problem.threads, scratch, bytes, work);
+  run(plan.phase1, chunks, problem.threads, scratch, bytes, work);
   if (!args.grad_rpb) return;
   if (problem.is_double)
     reduce_grad_bias(plan, reinterpret_cast<const double*>(sums.get()), bias_step, bias, problem.heads,

@@ -43,6 +43,25 @@ bool same_class(const LaneClass& a, const LaneClass& b, int lanes) {
          std::equal(a.relative, a.relative + lanes, b.relative);
 }
 
+void find_reach(LaneClass& c, int lanes) {
+  const int32_t* offset = c.offset;
+  const int32_t last = offset[lanes - 1];
+  int32_t low = 1, high = 1;  // lanes at the first lane's column; lanes that each begin one column after the last
+  while (low < lanes && offset[low] == 0) ++low;
+  while (high < lanes && offset[high] == high) ++high;
+  if (low == lanes) {
+    c.reach = Reach::kUniform;
+  } else if (high == lanes) {
+    c.reach = Reach::kRegular;
+  } else if (std::all_of(offset + high, offset + lanes, [&](int32_t o) { return o == last; }) && last == high - 1) {
+    c.reach = Reach::kHigh, c.split = high;
+  } else if (last == lanes - low) {
+    c.reach = Reach::kLow, c.split = low;
+    for (int32_t lane = low; lane < lanes; ++lane)
+      if (offset[lane] != lane - low + 1) c.reach = Reach::kPermute;
+  }
+}
+
 void add_block(Plan& plan, const Columns& columns, int32_t column, int32_t count, int32_t kernel) {
   Block block;
   block.column = column;
@@ -59,8 +78,7 @@ void add_block(Plan& plan, const Columns& columns, int32_t column, int32_t count
   block.lane_class = static_cast<int32_t>(found - plan.classes.begin());
   if (found == plan.classes.end()) {
     lane_class.width = lane_class.offset[count - 1] + kernel;
-    lane_class.regular = count == plan.lanes;
-    for (int lane = 0; lane < plan.lanes; ++lane) lane_class.regular &= lane_class.offset[lane] == lane;
+    find_reach(lane_class, plan.lanes);
     for (int32_t u = 0; u < lane_class.width; ++u) {
       int32_t first = 0, last = count - 1;
       while (first < count && lane_class.offset[first] + kernel <= u) ++first;
@@ -187,8 +205,7 @@ void measure_scratch(const Problem& problem, Plan& plan) {
   plan.tile_blocks = static_cast<int32_t>(max_of(1, kTileColumns / plan.lanes));
   for (size_t i = 0; i < plan.blocks.size(); ++i) {
     const Block &first = plan.blocks[i], &last = plan.blocks[std::min(i + plan.tile_blocks, plan.blocks.size()) - 1];
-    // A vector is read at each slot of the last block's first window.
-    const int32_t end = last.key_column + static_cast<int32_t>(problem.kernel[kX]) - 1 + plan.lanes;
+    const int32_t end = last.key_column + plan.classes[last.lane_class].width;
     plan.max_columns = std::max(plan.max_columns, end - first.key_column);
   }
   const int64_t ys = group_length(problem.extent[kY], problem.dilation[kY], 0);

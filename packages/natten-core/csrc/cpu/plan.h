@@ -14,11 +14,21 @@ namespace natten_core::cpu {
 
 constexpr int kMaxLanes = 16;
 
+// How a vector of keys, one per lane, is had from a row of columns for one slot j of the windows.
+enum class Reach {
+  kRegular,  // windows one column apart: the columns from j on
+  kUniform,  // one window for all: column j in every lane
+  kLow,      // a map's left border: the first lanes as kUniform, the others as kRegular
+  kHigh,     // a map's right border: the other way round
+  kPermute,  // anything else
+};
+
 // What the lanes of a block have in common: blocks of equal class share bias tables.
 struct LaneClass {
   int32_t lanes = 0;            // queries in the block; the vector's other lanes repeat the last one
   int32_t width = 0;            // key columns that the block's windows cover together
-  bool regular = false;         // lane l's window begins l columns after lane 0's, all lanes are in use
+  Reach reach = Reach::kPermute;
+  int32_t split = 0;            // kLow, kHigh: the first lane of the second kind
   int32_t offset[kMaxLanes];    // first key column of lane l, from the block's first key column; < lanes of a vector
   int32_t relative[kMaxLanes];  // row of the bias table that slot 0 of lane l reads; slot j reads relative + j
   // The lanes whose windows hold key column u (from the block's first) are first_lane[u] .. last_lane[u].

@@ -1,13 +1,13 @@
-// Fused backward pass. Scores are computed again, weights come from the saved log-sum-exp:
-//   P = exp(S - lse), dP = dO . V, dS = P * (dP - delta), delta = sum_d dO * O - dlse
+// Fused backward pass. Scores and softmax are computed again, exactly as in the forward pass:
+//   dP = dO . V, dS = P * (dP - delta), delta = sum over the window of P * dP - dlse
 //   dQ = scale * dS . K, dK = scale * dS^T . Q, dV = P^T . dO, dbias = dS summed over queries
+// So neither the output nor the log-sum-exp is read, and P sums to 1 to rounding, which exp(S - lse) does not.
 // dK and dV are gathered in the ring beside the packed keys and leave it with them; items that run at the same time
 // never share keys. The bias gradient is summed per lane, folded once per chunk, and the chunks' sums are added in
 // order: no atomics, the same bits for any number of threads.
 #pragma once
 
 #include "context.h"
-#include "math.h"
 #include "spread.h"
 #include "weighted_sum.h"
 
@@ -19,6 +19,7 @@ struct BackwardScratch {
   T *query_planes, *query_rows, *grad_output_planes, *grad_output_rows;
   T *weights, *grad_scores, *bias, *grad_bias, *zeros;
   const T** key_pointers;  // [key_rows]
+  RowGroup group{};
 
   BackwardScratch(const Sizes<T>& s, Arena<T>& arena) {
     const int64_t ring = s.plan.ring_rows, table = s.plan.heads_per_chunk * s.bias_head;
@@ -29,84 +30,95 @@ struct BackwardScratch {
     weights = arena.take(s.block_scores()), grad_scores = arena.take(s.block_scores());
     bias = arena.take(table), grad_bias = arena.take(table);
     zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<T>);
-    key_pointers = reinterpret_cast<const T**>(arena.take(2 * s.key_rows));
+    key_pointers = arena.template take_as<const T*>(s.key_rows);
+    group.keys = arena.template take_as<KeyRow>(RowGroup::most_keys(s.p));
+    group.windows = arena.template take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
   }
 };
 
-// Packs the queries and output gradients of one row; lse and delta of each lane.
+// Packs the queries and output gradients of one row; returns the gradient of each lane's log-sum-exp.
 template <class T>
-NATTEN_KERNEL void load_queries(const BackwardArgs& args, const Sizes<T>& s, const Map& map,
-                                const BackwardScratch<T>& scratch, const Work& w, int r, Vec<T>& lse, Vec<T>& delta) {
+NATTEN_KERNEL Vec<T> load_queries(const BackwardArgs& args, const Sizes<T>& s, const Map& map,
+                                  const BackwardScratch<T>& scratch, const Work& w, int r) {
   constexpr int n = kLanes<T>;
-  const ForwardArgs& f = args.forward;
-  const int64_t y = w.y + r, last = w.column + w.c.lanes - 1;
-  const T scale = static_cast<T>(s.p.scale);
-  const T *query[n], *grad_output[n], *output[n];
-  lane_tokens<T>(s.plan, map.row<T>(f.query, w.z, y), f.query.axis[kX], w.column, last, query);
-  lane_tokens<T>(s.plan, map.row<T>(args.grad_output, w.z, y), args.grad_output.axis[kX], w.column, last, grad_output);
-  lane_tokens<T>(s.plan, map.row<T>(f.output, w.z, y), f.output.axis[kX], w.column, last, output);
-  pack_planes<T>(query, s.head_dim, scale, scratch.query_planes + r * s.head_dim * n, n);
-  pack_planes<T>(grad_output, s.head_dim, T(1), scratch.grad_output_planes + r * s.head_dim * n, n);
-  const T* lse_row = map.row<T>(f.lse, w.z, y);
-  const T* grad_lse_row = args.grad_lse.data ? map.row<T>(args.grad_lse, w.z, y) : nullptr;
-  for (int lane = 0; lane < n; ++lane) {
-    const int64_t token = (r * n + lane) * s.padded_dim;
-    pack_row<T>(query[lane], s.head_dim, scale, scratch.query_rows + token);
-    pack_row<T>(grad_output[lane], s.head_dim, T(1), scratch.grad_output_rows + token);
-    Vec<T> products = {};
-    for (int d = 0; d < s.padded_dim; d += n)
-      products += load<T>(scratch.grad_output_rows + token + d) * load_dims<T>(output[lane], d, s.head_dim);
-    T sum = 0;
-    for (int i = 0; i < n; ++i) sum += products[i];
-    const int64_t x = s.plan.coordinate[min_of(w.column + lane, last)];
-    lse[lane] = lse_row[x * f.lse.axis[kX]];
-    delta[lane] = grad_lse_row ? sum - grad_lse_row[x * args.grad_lse.axis[kX]] : sum;
+  const Tensor& query = args.forward.query;
+  const int64_t z = w.group.z, y = w.group.y + r, last = w.column + w.c.lanes - 1;
+  const T *queries[n], *grads[n];
+  lane_tokens<T>(s.plan, map.row<T>(query, z, y), query.axis[kX], w.column, last, queries);
+  lane_tokens<T>(s.plan, map.row<T>(args.grad_output, z, y), args.grad_output.axis[kX], w.column, last, grads);
+  pack_planes<T>(queries, s.head_dim, static_cast<T>(s.p.scale * kLog2E), scratch.query_planes + r * s.head_dim * n, n);
+  pack_planes<T>(grads, s.head_dim, T(1), scratch.grad_output_planes + r * s.head_dim * n, n);
+  const int64_t tokens = static_cast<int64_t>(r) * n * s.padded_dim;
+  for (int lane = 0; lane < w.c.lanes; ++lane) {
+    pack_row<T>(queries[lane], s.head_dim, static_cast<T>(s.p.scale),
+                scratch.query_rows + tokens + lane * s.padded_dim);
+    pack_row<T>(grads[lane], s.head_dim, T(1), scratch.grad_output_rows + tokens + lane * s.padded_dim);
+  }
+  Vec<T> grad_lse = {};
+  if (args.grad_lse.data) {
+    const T* row = map.row<T>(args.grad_lse, z, y);
+    for (int lane = 0; lane < w.c.lanes; ++lane)
+      grad_lse[lane] = row[s.plan.coordinate[w.column + lane] * args.grad_lse.axis[kX]];
+  }
+  return grad_lse;
+}
+
+// Turns the scores of one query row into weights P, and dP into dS; adds dS to the bias gradient's lanes.
+template <class T>
+NATTEN_KERNEL void differentiate(const Sizes<T>& s, const RowGroup& group, int r, Vec<T> grad_lse, T* weights,
+                                 T* grad_scores, T* grad_bias) {
+  constexpr int n = kLanes<T>;
+  Vec<T> most = load<T>(weights);
+  for (int slot = 1; slot < s.window; ++slot) most = vmax<T>(load<T>(weights + slot * n), most);
+  Vec<T> sum = {}, dot = {};
+  for (int slot = 0; slot < s.window; ++slot) {
+    const Vec<T> p = vexp2<T>(load<T>(weights + slot * n) - most);
+    store<T>(weights + slot * n, p);
+    sum += p;
+    dot += p * load<T>(grad_scores + slot * n);
+  }
+  const Vec<T> factor = T(1) / sum, delta = dot * factor - grad_lse;
+  for (int slot = 0; slot < s.window; ++slot) {
+    const Vec<T> p = load<T>(weights + slot * n) * factor;
+    store<T>(weights + slot * n, p);
+    store<T>(grad_scores + slot * n, p * (load<T>(grad_scores + slot * n) - delta));
+  }
+  if (grad_bias == nullptr) return;
+  const int64_t row_slots = static_cast<int64_t>(s.slots) * n;
+  for (int i = 0; i < group.key_rows; ++i) {
+    const KeyRow& key = group.keys[i];
+    if (r < key.first || r >= key.end) continue;
+    T* bins = grad_bias + key.bias - (r - key.first) * row_slots;
+    const T* ds = grad_scores + key.window[r] * row_slots;
+    for (int64_t j = 0; j < row_slots; j += n) store<T>(bins + j, load<T>(bins + j) + load<T>(ds + j));
   }
 }
 
-// Scores and dP of one query row to weights and dS; adds dS to the bias gradient's lanes.
 template <class T>
-NATTEN_KERNEL void differentiate(const Sizes<T>& s, const Map& map, const Work& w, int r, Vec<T> lse, Vec<T> delta,
-                                 T* weights, T* grad_scores, T* grad_bias) {
-  constexpr int n = kLanes<T>;
-  const int64_t z0 = map.z_start(w.z), y0 = map.y_start(w.y + r), *kernel = s.p.kernel;
-  for (int64_t t = 0; t < s.key_rows; ++t) {
-    T* bins = grad_bias ? grad_bias + s.bias_row(z0 + t / kernel[kY] - w.z + kernel[kZ] - 1,
-                                                 y0 + t % kernel[kY] - (w.y + r) + kernel[kY] - 1)
-                        : nullptr;
-    for (int j = 0; j < s.slots; ++j, weights += n, grad_scores += n) {
-      const Vec<T> p = vexp<T>(load<T>(weights) - lse);
-      const Vec<T> ds = p * (load<T>(grad_scores) - delta);
-      store<T>(weights, p), store<T>(grad_scores, ds);
-      if (bins) store<T>(bins + j * n, load<T>(bins + j * n) + ds);
-    }
-  }
-}
-
-template <class T>
-static void backward_block(const BackwardArgs& args, const Sizes<T>& s, const Map& map, const Ring& ring,
+static void backward_block(const BackwardArgs& args, const Sizes<T>& s, const Map& map,
                            const BackwardScratch<T>& scratch, const Work& w) {
   constexpr int n = kLanes<T>;
+  const RowGroup& group = w.group;
   const int64_t block_window = static_cast<int64_t>(s.window) * n, token_step = static_cast<int64_t>(n) * s.padded_dim;
-  Vec<T> lse[kScoreRows], delta[kScoreRows];
-  for (int r = 0; r < w.rows; ++r) load_queries<T>(args, s, map, scratch, w, r, lse[r], delta[r]);
+  Vec<T> grad_lse[kScoreRows];
+  for (int r = 0; r < group.rows; ++r) grad_lse[r] = load_queries<T>(args, s, map, scratch, w, r);
 
+  prefetch_block<T>(s, map, w, args.forward.query, args.grad_query);
   const int64_t table = w.head * s.bias_head + w.lane_class * s.bias_class;
   const T* bias = args.forward.rpb ? scratch.bias + table : nullptr;
   T* grad_bias = args.grad_rpb ? scratch.grad_bias + table : nullptr;
-  window_scores<T>(s, map, ring, w, scratch.query_planes, scratch.key_planes, bias, scratch.zeros, scratch.weights);
-  window_scores<T>(s, map, ring, w, scratch.grad_output_planes, scratch.value_planes, nullptr, scratch.zeros,
-                   scratch.grad_scores);
+  window_scores<T>(s, w, scratch.query_planes, scratch.key_planes, bias, scratch.zeros, scratch.weights);
+  window_scores<T>(s, w, scratch.grad_output_planes, scratch.value_planes, nullptr, scratch.zeros, scratch.grad_scores);
 
   alignas(kVectorBytes) T factors[n];
   store<T>(factors, broadcast<T>(static_cast<T>(s.p.scale)));
-  for (int r = 0; r < w.rows; ++r) {
+  for (int r = 0; r < group.rows; ++r) {
     T* grad_scores = scratch.grad_scores + r * block_window;
-    differentiate<T>(s, map, w, r, lse[r], delta[r], scratch.weights + r * block_window, grad_scores, grad_bias);
-    T *grad_row = map.row<T>(args.grad_query, w.z, w.y + r), *out[n];
+    differentiate<T>(s, group, r, grad_lse[r], scratch.weights + r * block_window, grad_scores, grad_bias);
+    T *grad_row = map.row<T>(args.grad_query, group.z, group.y + r), *out[n];
     for (int lane = 0; lane < w.c.lanes; ++lane)
       out[lane] = grad_row + s.plan.coordinate[w.column + lane] * args.grad_query.axis[kX];
-    window_rows<T>(s, map, ring, w, w.y + r, scratch.key_rows, scratch.key_pointers);
+    window_rows<T>(s, w, r, scratch.key_rows, scratch.key_pointers);
     weighted_sums<T>(
         {grad_scores, scratch.key_pointers, factors, out, w.c.offset, s.key_rows, s.slots, s.head_dim, s.padded_dim},
         w.c.lanes);
@@ -114,19 +126,19 @@ static void backward_block(const BackwardArgs& args, const Sizes<T>& s, const Ma
 
   SpreadArgs<T> a;
   a.lane_class = &w.c, a.token_step = token_step, a.padded_dim = s.padded_dim;
-  for_key_rows(map, w.z, w.y, w.rows, [&](int64_t kz, int64_t ky, int first, int end) {
-    const int64_t grad = ring.slot(kz * map.y_length + ky) * s.row + w.key_column * s.padded_dim;
-    a.rows = end - first;
+  for (int i = 0; i < group.key_rows; ++i) {
+    const KeyRow& key = group.keys[i];
+    const int64_t grad = key.slot * s.row + w.key_column * s.padded_dim;
+    a.rows = key.end - key.first;
     const auto run = [&](const T* weights, const T* tokens, T* grads) {
-      for (int r = first; r < end; ++r)
-        a.weight[r - first] =
-            weights + r * block_window + slot_row(map, w.z, w.y + r, kz, ky) * static_cast<int64_t>(s.slots) * n;
-      a.token = tokens + first * token_step, a.grad = grads + grad;
+      for (int r = key.first; r < key.end; ++r)
+        a.weight[r - key.first] = weights + r * block_window + static_cast<int64_t>(key.window[r]) * s.slots * n;
+      a.token = tokens + key.first * token_step, a.grad = grads + grad;
       spread<T>(a);
     };
     run(scratch.weights, scratch.grad_output_rows, scratch.grad_value);
     run(scratch.grad_scores, scratch.query_rows, scratch.grad_key);
-  });
+  }
 }
 
 // Writes a finished row's gradient to user memory, or adds it where another item has written before.
@@ -172,8 +184,8 @@ static void backward_tile(const BackwardArgs& args, const Sizes<T>& s, const Bac
       memset(scratch.grad_value + slot * s.row, 0, static_cast<size_t>(s.row) * sizeof(T));
     }
   };
-  walk(s.plan, map, begin, item.head - head0, advance,
-       [&](const Work& work) { backward_block<T>(args, s, map, ring, scratch, work); });
+  walk<T>(s, map, ring, scratch.group, begin, item.head - head0, advance,
+          [&](const Work& work) { backward_block<T>(args, s, map, scratch, work); });
   advance(ring.next, ring.next);
 }
 

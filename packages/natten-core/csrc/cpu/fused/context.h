@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../plan.h"
+#include "math.h"
 #include "natten_core/neighborhood.h"
 #include "pack.h"
 #include "scores.h"
@@ -11,12 +12,16 @@ namespace natten_core::cpu::NATTEN_ISA {
 
 constexpr int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
-// Row stride of planes: never a multiple of 1 KiB, which would map every plane to the same cache sets.
+// At least `elements`, and an odd number of cache lines: rows of an even number would share few cache sets.
 template <class T>
-NATTEN_KERNEL int64_t plane_columns(int64_t columns) {
-  const int64_t width = round_up(columns, kLanes<T>);
-  return width * static_cast<int64_t>(sizeof(T)) % 1024 == 0 ? width + kLanes<T> : width;
+NATTEN_KERNEL int64_t odd_lines(int64_t elements) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  return (ceil_div(elements, line) | 1) * line;
 }
+
+// Columns before and after a row's own in its planes, for the lanes of a vector that are not used.
+template <class T>
+constexpr int64_t kMargin = kLanes<T>;
 
 template <class T>
 struct Sizes {
@@ -36,9 +41,9 @@ struct Sizes {
         slots(static_cast<int>(problem.kernel[kX])),
         key_rows(static_cast<int>(problem.kernel[kZ] * problem.kernel[kY])),
         window(slots * key_rows),
-        columns(plane_columns<T>(work.max_columns)),
-        plane(columns * problem.head_dim),
-        row(static_cast<int64_t>(work.max_columns) * padded_dim),
+        columns(odd_lines<T>(kMargin<T> + round_up(work.max_columns, kLanes<T>) + kMargin<T>)),
+        plane(odd_lines<T>(columns * problem.head_dim)),
+        row(odd_lines<T>(static_cast<int64_t>(work.max_columns) * padded_dim)),
         bias_rows((2 * problem.kernel[kZ] - 1) * (2 * problem.kernel[kY] - 1)),
         bias_class(bias_rows * slots * kLanes<T>),
         bias_columns(2 * problem.kernel[kX] - 1),
@@ -61,6 +66,10 @@ struct Arena {
     T* piece = base ? base + used : nullptr;
     used += round_up(elements, 64 / static_cast<int64_t>(sizeof(T)));
     return piece;
+  }
+  template <class U>
+  U* take_as(int64_t count) {
+    return reinterpret_cast<U*>(take(ceil_div(count * static_cast<int64_t>(sizeof(U)), sizeof(T))));
   }
 };
 
@@ -95,6 +104,8 @@ struct Ring {
   int64_t slot(int64_t row) const { return row % rows; }
 };
 
+// The bias of the chunk's heads as [head][class][bias row][slot][lane], in units of log 2 as all scores are: the
+// softmax then needs 2^x, which is cheaper than exp.
 template <class T>
 NATTEN_KERNEL void fill_bias(const Sizes<T>& s, const T* rpb, const Chunk& chunk, T* table) {
   constexpr int n = kLanes<T>;
@@ -103,7 +114,8 @@ NATTEN_KERNEL void fill_bias(const Sizes<T>& s, const T* rpb, const Chunk& chunk
     for (const LaneClass& c : s.plan.classes)
       for (int64_t row = 0; row < s.bias_rows; ++row)
         for (int j = 0; j < s.slots; ++j, table += n)
-          for (int lane = 0; lane < n; ++lane) table[lane] = bias[row * s.bias_columns + c.relative[lane] + j];
+          for (int lane = 0; lane < n; ++lane)
+            table[lane] = static_cast<T>(kLog2E) * bias[row * s.bias_columns + c.relative[lane] + j];
 }
 
 // The memory of each lane's token; lanes past the last query repeat it.
@@ -114,14 +126,14 @@ NATTEN_KERNEL void lane_tokens(const Plan& plan, const T* row, int64_t stride, i
     tokens[lane] = row + plan.coordinate[min_of(column + lane, last)] * stride;
 }
 
-// planes[d][column - begin] for the columns [begin, end)
+// planes[d][margin + column - begin] for the columns [begin, end)
 template <class T>
 NATTEN_KERNEL void pack_key_planes(const Sizes<T>& s, const T* row, int64_t stride, int64_t begin, int64_t end,
                                    T* planes) {
   for (int64_t column = begin; column < end; column += kLanes<T>) {
     const T* tokens[kLanes<T>];
     lane_tokens<T>(s.plan, row, stride, column, end - 1, tokens);
-    pack_planes<T>(tokens, s.head_dim, T(1), planes + (column - begin), s.columns);
+    pack_planes<T>(tokens, s.head_dim, T(1), planes + kMargin<T> + (column - begin), s.columns);
   }
 }
 
@@ -132,31 +144,42 @@ NATTEN_KERNEL void pack_key_rows(const Sizes<T>& s, const T* row, int64_t stride
     pack_row<T>(row + s.plan.coordinate[column] * stride, s.head_dim, T(1), rows);
 }
 
-// Calls body(z, y, rows) for each group of query rows, near-equal parts of at most kScoreRows.
-template <class Body>
-NATTEN_KERNEL void for_query_rows(const Item& item, Body body) {
-  for (int64_t z = item.z0; z < item.z1; ++z) {
-    int64_t parts = ceil_div(item.y1 - item.y0, kScoreRows);
-    for (int64_t y = item.y0; y < item.y1; --parts) {
-      const int64_t rows = ceil_div(item.y1 - y, parts);
-      body(z, y, static_cast<int>(rows));
-      y += rows;
-    }
-  }
-}
+// A key row that a group of query rows sees.
+struct KeyRow {
+  int64_t slot;                  // in the ring
+  int64_t bias;  // of query row `first`, in a class's bias table; the next query row's lies one row before
+  int32_t first, end;  // the query rows that see it
+  int32_t window[kScoreRows];  // its place in the window of each of them, in key rows
+};
 
-// Calls body(key z, key y, first, end) for each key row that some of the query rows [y, y + rows) at z see: those
-// from `first` to before `end`.
-template <class Body>
-NATTEN_KERNEL void for_key_rows(const Map& map, int64_t z, int64_t y, int rows, Body body) {
-  const int64_t* kernel = map.p.kernel;
-  const int64_t z0 = map.z_start(z), y0 = map.y_start(y), y1 = map.y_start(y + rows - 1) + kernel[kY];
+// Up to kScoreRows query rows that are computed together.
+struct RowGroup {
+  int64_t z, y;
+  int rows;
+  int key_rows;  // that any of them sees
+  KeyRow* keys;  // [key_rows]
+  int64_t* windows;  // [rows][key rows of a window] ring slots
+
+  static int64_t most_keys(const Problem& p) { return p.kernel[kZ] * (p.kernel[kY] + kScoreRows - 1); }
+};
+
+template <class T>
+NATTEN_KERNEL void fill_group(const Sizes<T>& s, const Map& map, const Ring& ring, RowGroup& group) {
+  const int64_t *kernel = s.p.kernel, z0 = map.z_start(group.z);
+  const int64_t y0 = map.y_start(group.y), y1 = map.y_start(group.y + group.rows - 1) + kernel[kY];
+  group.key_rows = 0;
   for (int64_t kz = z0; kz < z0 + kernel[kZ]; ++kz) {
     for (int64_t ky = y0; ky < y1; ++ky) {
-      int first = 0, end = rows;
-      while (map.y_start(y + first) + kernel[kY] <= ky) ++first;
-      while (map.y_start(y + end - 1) > ky) --end;
-      body(kz, ky, first, end);
+      KeyRow& key = group.keys[group.key_rows++];
+      key.slot = ring.slot(kz * map.y_length + ky);
+      key.first = 0, key.end = group.rows;
+      while (map.y_start(group.y + key.first) + kernel[kY] <= ky) ++key.first;
+      while (map.y_start(group.y + key.end - 1) > ky) --key.end;
+      key.bias = s.bias_row(kz - group.z + kernel[kZ] - 1, ky - (group.y + key.first) + kernel[kY] - 1);
+      for (int32_t r = key.first; r < key.end; ++r) {
+        key.window[r] = static_cast<int32_t>((kz - z0) * kernel[kY] + ky - map.y_start(group.y + r));
+        group.windows[r * s.key_rows + key.window[r]] = key.slot;
+      }
     }
   }
 }
@@ -164,64 +187,84 @@ NATTEN_KERNEL void for_key_rows(const Map& map, int64_t z, int64_t y, int rows, 
 // A block of lanes in a group of query rows, and where its keys lie in the packed rows.
 struct Work {
   const LaneClass& c;
+  const RowGroup& group;
   int lane_class, head;  // head counts from the chunk's first
-  int64_t z, y, column, key_column;  // key_column counts from the first packed column
-  int rows;
+  int64_t column, key_column;  // key_column counts from the first packed column
 };
 
-// First slot (in units of slots of one key row) of key row (kz, ky) in the window of query row (z, y).
-NATTEN_KERNEL int64_t slot_row(const Map& map, int64_t z, int64_t y, int64_t kz, int64_t ky) {
-  return (kz - map.z_start(z)) * map.p.kernel[kY] + ky - map.y_start(y);
+template <class T>
+NATTEN_KERNEL void prefetch_tokens(const Sizes<T>& s, const Map& map, const Tensor& t, const Work& w, int64_t begin,
+                                   int64_t end) {
+  for (int r = 0; r < w.group.rows; ++r) {
+    const T* row = map.row<T>(t, w.group.z, w.group.y + r);
+    for (int64_t column = begin; column < end; ++column)
+      for (int d = 0; d < s.head_dim; d += 64 / static_cast<int>(sizeof(T)))
+        __builtin_prefetch(row + s.plan.coordinate[column] * t.axis[kX] + d);
+  }
+}
+
+// Asks for what the next block reads and this one writes, before the long computation in between.
+template <class T>
+NATTEN_KERNEL void prefetch_block(const Sizes<T>& s, const Map& map, const Work& w, const Tensor& in,
+                                  const Tensor& out) {
+  const int64_t end = w.column + w.c.lanes;
+  prefetch_tokens<T>(s, map, in, w, end, min_of(end + kLanes<T>, static_cast<int64_t>(s.plan.coordinate.size())));
+  prefetch_tokens<T>(s, map, out, w, w.column, end);
 }
 
 // scores[row][window slot][lane] of all query rows of the work. `bias` is the lane class's table, or null.
 template <class T>
-static void window_scores(const Sizes<T>& s, const Map& map, const Ring& ring, const Work& w, const T* query,
-                          const T* key_planes, const T* bias, const T* zeros, T* out) {
+static void window_scores(const Sizes<T>& s, const Work& w, const T* query, const T* key_planes, const T* bias,
+                          const T* zeros, T* out) {
   constexpr int n = kLanes<T>;
   ScoreArgs<T> a;
   a.query_step = static_cast<int64_t>(s.head_dim) * n, a.key_stride = s.columns;
-  a.init = zeros, a.init_step = bias ? static_cast<int64_t>(s.slots) * n : 0;
-  for (int lane = 0; lane < n; ++lane) a.offset[lane] = w.c.offset[lane];
+  a.init_step = bias ? static_cast<int64_t>(s.slots) * n : 0;
+  set_reach<T>(a, w.c);
   a.head_dim = s.head_dim, a.slots = s.slots;
-  for_key_rows(map, w.z, w.y, w.rows, [&](int64_t kz, int64_t ky, int first, int end) {
-    a.query = query + first * a.query_step;
-    a.key = key_planes + ring.slot(kz * map.y_length + ky) * s.plane + w.key_column;
-    if (bias) a.init = bias + s.bias_row(kz - w.z + s.p.kernel[kZ] - 1, ky - (w.y + first) + s.p.kernel[kY] - 1);
-    for (int r = first; r < end; ++r)
-      a.scores[r - first] = out + (r * s.window + slot_row(map, w.z, w.y + r, kz, ky) * s.slots) * n;
-    scores<T>(a, end - first, w.c.regular);
-  });
+  for (int i = 0; i < w.group.key_rows; ++i) {
+    const KeyRow& key = w.group.keys[i];
+    a.query = query + key.first * a.query_step;
+    a.key = key_planes + key.slot * s.plane + kMargin<T> + w.key_column;
+    a.init = bias ? bias + key.bias : zeros;
+    for (int r = key.first; r < key.end; ++r)
+      a.scores[r - key.first] = out + (static_cast<int64_t>(r) * s.window + key.window[r] * s.slots) * n;
+    scores<T>(a, key.end - key.first, w.c.reach);
+  }
 }
 
-// The packed rows of the window of query row (z, y), from the work's first key column on.
+// The packed rows of the window of query row r, from the work's first key column on.
 template <class T>
-NATTEN_KERNEL void window_rows(const Sizes<T>& s, const Map& map, const Ring& ring, const Work& w, int64_t y,
-                               const T* rows, const T** pointers) {
-  const int64_t z0 = map.z_start(w.z), y0 = map.y_start(y), kernel_y = s.p.kernel[kY];
-  for (int t = 0; t < s.key_rows; ++t) {
-    const int64_t row = (z0 + t / kernel_y) * map.y_length + y0 + t % kernel_y;
-    pointers[t] = rows + ring.slot(row) * s.row + w.key_column * s.padded_dim;
-  }
+NATTEN_KERNEL void window_rows(const Sizes<T>& s, const Work& w, int r, const T* rows, const T** pointers) {
+  for (int t = 0; t < s.key_rows; ++t)
+    pointers[t] = rows + w.group.windows[r * s.key_rows + t] * s.row + w.key_column * s.padded_dim;
 }
 
 // Walks an item: before each group of query rows `advance(oldest, next)` must drop the key rows before `oldest` and
 // pack those up to `next`; then `body` gets one block of lanes at a time.
-template <class Advance, class Body>
-NATTEN_KERNEL void walk(const Plan& plan, const Map& map, int64_t column0, int head, Advance advance, Body body) {
+template <class T, class Advance, class Body>
+NATTEN_KERNEL void walk(const Sizes<T>& s, const Map& map, const Ring& ring, RowGroup group, int64_t column0, int head,
+                        Advance advance, Body body) {
   const Item& item = map.item;
-  const int64_t* kernel = map.p.kernel;
-  for_query_rows(item, [&](int64_t z, int64_t y, int rows) {
-    const int64_t plane = map.z_start(z) * map.y_length;
-    const bool one_plane = map.p.extent[kZ] == 1;
-    advance(one_plane ? map.y_start(y) : plane,
-            one_plane ? map.y_start(y + rows - 1) + kernel[kY] : plane + kernel[kZ] * map.y_length);
-    for (int32_t b = item.block0; b < item.block1; ++b) {
-      const Block& block = plan.blocks[b];
-      body(Work{plan.classes[block.lane_class], block.lane_class, head, z, y, block.column, block.key_column - column0,
-                rows});
+  const int64_t* kernel = s.p.kernel;
+  for (group.z = item.z0; group.z < item.z1; ++group.z) {
+    int64_t parts = ceil_div(item.y1 - item.y0, kScoreRows);  // near-equal parts
+    for (group.y = item.y0; group.y < item.y1; group.y += group.rows, --parts) {
+      group.rows = static_cast<int>(ceil_div(item.y1 - group.y, parts));
+      if (s.p.extent[kZ] == 1) {
+        advance(map.y_start(group.y), map.y_start(group.y + group.rows - 1) + kernel[kY]);
+      } else {
+        const int64_t z0 = map.z_start(group.z);
+        advance(z0 * map.y_length, (z0 + kernel[kZ]) * map.y_length);
+      }
+      fill_group<T>(s, map, ring, group);
+      for (int32_t b = item.block0; b < item.block1; ++b) {
+        const Block& block = s.plan.blocks[b];
+        body(Work{s.plan.classes[block.lane_class], group, block.lane_class, head, block.column,
+                  block.key_column - column0});
+      }
     }
-  });
+  }
 }
 
 // Calls body(item) for each tile of the item, an item of its own.

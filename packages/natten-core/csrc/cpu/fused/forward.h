@@ -3,7 +3,6 @@
 #pragma once
 
 #include "context.h"
-#include "math.h"
 #include "weighted_sum.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
@@ -13,6 +12,7 @@ struct ForwardScratch {
   T *key_planes, *value_rows;  // rings of packed key rows
   T *query, *scores, *bias, *zeros;
   const T** value_pointers;    // [key_rows]
+  RowGroup group{};
 
   ForwardScratch(const Sizes<T>& s, Arena<T>& arena) {
     key_planes = arena.take(s.plan.ring_rows * s.plane);
@@ -21,7 +21,9 @@ struct ForwardScratch {
     scores = arena.take(s.block_scores());
     bias = arena.take(s.plan.heads_per_chunk * s.bias_head);
     zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<T>);
-    value_pointers = reinterpret_cast<const T**>(arena.take(2 * s.key_rows));
+    value_pointers = arena.template take_as<const T*>(s.key_rows);
+    group.keys = arena.template take_as<KeyRow>(RowGroup::most_keys(s.p));
+    group.windows = arena.template take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
   }
 };
 
@@ -30,45 +32,46 @@ template <class T>
 NATTEN_KERNEL void softmax(T* scores, int window, Vec<T>& factor, Vec<T>& lse) {
   constexpr int n = kLanes<T>;
   Vec<T> most = load<T>(scores);
-  for (int slot = 1; slot < window; ++slot) most = vmax<T>(most, load<T>(scores + slot * n));
+  for (int slot = 1; slot < window; ++slot) most = vmax<T>(load<T>(scores + slot * n), most);
   Vec<T> sum = {};
   for (int slot = 0; slot < window; ++slot) {
-    const Vec<T> w = vexp<T>(load<T>(scores + slot * n) - most);
+    const Vec<T> w = vexp2<T>(load<T>(scores + slot * n) - most);
     store<T>(scores + slot * n, w);
     sum += w;
   }
   factor = T(1) / sum;
-  lse = most + vlog<T>(sum);
+  lse = most * static_cast<T>(kLn2) + vlog<T>(sum);
 }
 
 template <class T>
-static void forward_block(const ForwardArgs& args, const Sizes<T>& s, const Map& map, const Ring& ring,
-                          const ForwardScratch<T>& scratch, const Work& w) {
+static void forward_block(const ForwardArgs& args, const Sizes<T>& s, const Map& map, const ForwardScratch<T>& scratch,
+                          const Work& w) {
   constexpr int n = kLanes<T>;
   const int lanes = w.c.lanes;
-  for (int r = 0; r < w.rows; ++r) {
+  const int64_t z = w.group.z, last = w.column + lanes - 1;
+  for (int r = 0; r < w.group.rows; ++r) {
     const T* tokens[n];
-    lane_tokens<T>(s.plan, map.row<T>(args.query, w.z, w.y + r), args.query.axis[kX], w.column, w.column + lanes - 1,
-                   tokens);
-    pack_planes<T>(tokens, s.head_dim, static_cast<T>(s.p.scale), scratch.query + r * s.head_dim * n, n);
+    lane_tokens<T>(s.plan, map.row<T>(args.query, z, w.group.y + r), args.query.axis[kX], w.column, last, tokens);
+    pack_planes<T>(tokens, s.head_dim, static_cast<T>(s.p.scale * kLog2E), scratch.query + r * s.head_dim * n, n);
   }
+  prefetch_block<T>(s, map, w, args.query, args.output);
   const T* bias = args.rpb ? scratch.bias + w.head * s.bias_head + w.lane_class * s.bias_class : nullptr;
-  window_scores<T>(s, map, ring, w, scratch.query, scratch.key_planes, bias, scratch.zeros, scratch.scores);
+  window_scores<T>(s, w, scratch.query, scratch.key_planes, bias, scratch.zeros, scratch.scores);
 
-  for (int r = 0; r < w.rows; ++r) {
+  for (int r = 0; r < w.group.rows; ++r) {
     T* scores = scratch.scores + static_cast<int64_t>(r) * s.window * n;
     Vec<T> factor, lse;
     softmax<T>(scores, s.window, factor, lse);
     alignas(kVectorBytes) T factors[n], lses[n];
     store<T>(factors, factor), store<T>(lses, lse);
-    T *out_row = map.row<T>(args.output, w.z, w.y + r), *lse_row = map.row<T>(args.lse, w.z, w.y + r);
+    T *out_row = map.row<T>(args.output, z, w.group.y + r), *lse_row = map.row<T>(args.lse, z, w.group.y + r);
     T* out[n];
     for (int lane = 0; lane < lanes; ++lane) {
       const int64_t x = s.plan.coordinate[w.column + lane];
       out[lane] = out_row + x * args.output.axis[kX];
       lse_row[x * args.lse.axis[kX]] = lses[lane];
     }
-    window_rows<T>(s, map, ring, w, w.y + r, scratch.value_rows, scratch.value_pointers);
+    window_rows<T>(s, w, r, scratch.value_rows, scratch.value_pointers);
     weighted_sums<T>(
         {scores, scratch.value_pointers, factors, out, w.c.offset, s.key_rows, s.slots, s.head_dim, s.padded_dim},
         lanes);
@@ -91,8 +94,8 @@ static void forward_tile(const ForwardArgs& args, const Sizes<T>& s, const Forwa
                        scratch.value_rows + slot * s.row);
     }
   };
-  walk(s.plan, map, begin, item.head - head0, advance,
-       [&](const Work& work) { forward_block<T>(args, s, map, ring, scratch, work); });
+  walk<T>(s, map, ring, scratch.group, begin, item.head - head0, advance,
+          [&](const Work& work) { forward_block<T>(args, s, map, scratch, work); });
 }
 
 template <class T>

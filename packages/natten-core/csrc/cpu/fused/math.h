@@ -1,9 +1,12 @@
-// exp and log of a vector, to about one unit in the last place; NaN in, NaN out.
+// 2^x and log of a vector, to about one unit in the last place; NaN in, NaN out.
 #pragma once
 
 #include "simd.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
+
+constexpr double kLn2 = 0.693147180559945309417;
+constexpr double kLog2E = 1.44269504088896340736;
 
 template <class T>
 struct MathConstants;
@@ -11,35 +14,47 @@ template <>
 struct MathConstants<float> {
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  static constexpr float kLeast = -87.0f;
-  static constexpr int kMantissa = 23, kExpTerms = 7, kLogTerms = 5;
+  static constexpr float kLeast = -126.0f;
+  static constexpr int kMantissa = 23, kLogTerms = 5;
   static constexpr int32_t kBias = 127, kHalfRoot = 0x3f3504f3, kMantissaMask = 0x7fffff;  // sqrt(1/2)
+  // Minimax for 2^x on [-1/2, 1/2] with 2^0 = 1 exactly: relative error 2.6e-9.
+  static constexpr float kExp2[] = {1.0f,           0.693147215f,    0.2402265278f, 0.05550310551f, 0.009617692973f,
+                                    0.00134066439f, 0.0001559467816f};
 };
 template <>
 struct MathConstants<double> {
   static constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kLn2High = 0.693145751953125, kLn2Low = 1.42860682030941723212e-6;
-  static constexpr double kLeast = -708.0;
-  static constexpr int kMantissa = 52, kExpTerms = 13, kLogTerms = 11;
+  static constexpr double kLeast = -1022.0;
+  static constexpr int kMantissa = 52, kLogTerms = 11;
   static constexpr int64_t kBias = 1023, kHalfRoot = 0x3fe6a09e667f3bcd, kMantissaMask = 0xfffffffffffff;
+  // Relative error 1.8e-17.
+  static constexpr double kExp2[] = {1.0,
+                                     0.6931471805599457,
+                                     0.24022650695910098,
+                                     0.055504108664790395,
+                                     0.0096181291076070024,
+                                     0.0013333558153439965,
+                                     0.0001540353044157213,
+                                     1.5252727385193868e-5,
+                                     1.3215442675329822e-6,
+                                     1.0180647659234139e-7,
+                                     7.0725704128144235e-9,
+                                     4.0780719895883367e-10};
 };
 
-constexpr double kInverseFactorial[] = {
-    1.0,        1.0,         1.0 / 2,      1.0 / 6,       1.0 / 24,       1.0 / 120,       1.0 / 720,
-    1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800.0};
-
-// exp(x) for x that is not much above 0, as softmax has it; below about -87 (-708 for double) it stays at the least
-// normal number instead of vanishing.
+// 2^x for x that is not much above 0, as softmax has it; below -126 (-1022 for double) it stays at the least normal
+// number instead of vanishing.
 template <class T>
-NATTEN_KERNEL Vec<T> vexp(Vec<T> x) {
+NATTEN_KERNEL Vec<T> vexp2(Vec<T> x) {
   using C = MathConstants<T>;
-  x = x < C::kLeast ? broadcast<T>(C::kLeast) : x;
-  const Vec<T> shifted = x * T(1.44269504088896340736) + C::kRound;
-  const Vec<T> n = shifted - C::kRound;
-  const Vec<T> r = (x - n * C::kLn2High) - n * C::kLn2Low;
-  Vec<T> p = broadcast<T>(T(kInverseFactorial[C::kExpTerms]));
+  x = vmax<T>(broadcast<T>(C::kLeast), x);
+  const Vec<T> shifted = x + C::kRound;
+  const Vec<T> r = x - (shifted - C::kRound);
+  constexpr int degree = static_cast<int>(sizeof(C::kExp2) / sizeof(T)) - 1;
+  Vec<T> p = broadcast<T>(C::kExp2[degree]);
   NATTEN_UNROLL
-  for (int i = C::kExpTerms - 1; i >= 0; --i) p = p * r + T(kInverseFactorial[i]);
+  for (int i = degree - 1; i >= 0; --i) p = p * r + C::kExp2[i];
   const IntVec<T> power = ((IntVec<T>)shifted + C::kBias) << C::kMantissa;  // the rounding constant shifts out
   return p * (Vec<T>)power;
 }

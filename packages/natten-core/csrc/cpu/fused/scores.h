@@ -3,6 +3,7 @@
 // The key planes are read once for all query rows. The same product serves dO . V in the backward pass.
 #pragma once
 
+#include "../plan.h"
 #include "simd.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
@@ -10,9 +11,10 @@ namespace natten_core::cpu::NATTEN_ISA {
 constexpr int kScoreRows = kRegisters == 32 ? 4 : 3;
 
 // Accumulators, one row of queries and a key must fit the registers; a single row still wants enough independent sums.
-constexpr int score_slots_at_once(int rows) {
+constexpr int score_slots_at_once(int rows, Reach kind) {
   if (kRegisters == 32) return rows == 1 ? 8 : rows == 2 ? 8 : rows == 3 ? 7 : 6;
-  return rows == 1 ? 8 : rows == 2 ? 6 : 4;
+  const bool border = kind != Reach::kRegular && kind != Reach::kUniform;  // needs registers of its own
+  return rows == 1 ? 8 : rows == 2 ? (border ? 4 : 6) : (border ? 3 : 4);
 }
 
 template <class T>
@@ -22,11 +24,35 @@ struct ScoreArgs {
   const T* init;          // [slots][lanes], of the first row; the next row's lies at init - init_step
   T* scores[kScoreRows];  // [slots][lanes] of each row
   int64_t query_step, key_stride, init_step;
-  IntVec<T> offset;       // of each lane's window; unused where the block is regular
   int head_dim, slots;
+  // How lanes reach their keys, see Reach.
+  IntVec<T> offset;
+  IntVec<T> uniform;  // a mask: the lanes that share one column
+  int64_t shared;     // that column, from the slot's
+  int64_t shift;      // columns from the slot's back to that of lane 0 of the other lanes
 };
 
-template <class T, int Rows, int Slots, bool Regular>
+template <class T>
+NATTEN_KERNEL void set_reach(ScoreArgs<T>& a, const LaneClass& c) {
+  const bool low = c.reach == Reach::kLow;
+  for (int lane = 0; lane < kLanes<T>; ++lane) {
+    a.offset[lane] = c.offset[lane];
+    a.uniform[lane] = (lane < c.split) == low ? -1 : 0;
+  }
+  a.shared = low ? 0 : c.split - 1;
+  a.shift = low ? c.split - 1 : 0;
+}
+
+// The keys of all lanes at one slot; `key` is the block's first key column plus the slot.
+template <class T, Reach Kind>
+NATTEN_KERNEL Vec<T> reach(const ScoreArgs<T>& a, const T* key) {
+  if constexpr (Kind == Reach::kRegular) return load<T>(key);
+  if constexpr (Kind == Reach::kUniform) return broadcast<T>(*key);
+  if constexpr (Kind == Reach::kPermute) return permute<T>(load<T>(key), a.offset);
+  return a.uniform ? broadcast<T>(key[a.shared]) : load<T>(key - a.shift);
+}
+
+template <class T, int Rows, int Slots, Reach Kind>
 NATTEN_KERNEL void score_slots(const ScoreArgs<T>& a, int slot) {
   constexpr int n = kLanes<T>;
   Vec<T> sum[Rows][Slots];
@@ -43,8 +69,7 @@ NATTEN_KERNEL void score_slots(const ScoreArgs<T>& a, int slot) {
     for (int r = 0; r < Rows; ++r) q[r] = load<T>(query + r * a.query_step);
     NATTEN_UNROLL
     for (int j = 0; j < Slots; ++j) {
-      Vec<T> k = load<T>(key + j);
-      if constexpr (!Regular) k = permute<T>(k, a.offset);
+      Vec<T> k = reach<T, Kind>(a, key + j);
       if constexpr (Rows > 1) keep<T>(k);
       NATTEN_UNROLL
       for (int r = 0; r < Rows; ++r) sum[r][j] += q[r] * k;
@@ -57,11 +82,11 @@ NATTEN_KERNEL void score_slots(const ScoreArgs<T>& a, int slot) {
   }
 }
 
-template <class T, int Rows, bool Regular>
+template <class T, int Rows, Reach Kind>
 static void score_row(const ScoreArgs<T>& a) {
-  constexpr int most = score_slots_at_once(Rows);
+  constexpr int most = score_slots_at_once(Rows, Kind);
   const auto run = [&](auto slots, int slot) __attribute__((always_inline)) {
-    if constexpr (decltype(slots)::value <= most) score_slots<T, Rows, decltype(slots)::value, Regular>(a, slot);
+    if constexpr (decltype(slots)::value <= most) score_slots<T, Rows, decltype(slots)::value, Kind>(a, slot);
   };
   // Near-equal parts: 7 slots are 4 + 3, not 4 + 1 + 1 + 1.
   int parts = (a.slots + most - 1) / most;
@@ -82,21 +107,27 @@ static void score_row(const ScoreArgs<T>& a) {
 }
 
 template <class T, int Rows>
-NATTEN_KERNEL void score_any(const ScoreArgs<T>& a, bool regular) {
-  if (regular)
-    score_row<T, Rows, true>(a);
-  else
-    score_row<T, Rows, false>(a);
+NATTEN_KERNEL void score_any(const ScoreArgs<T>& a, Reach kind) {
+  switch (kind) {
+    case Reach::kRegular: return score_row<T, Rows, Reach::kRegular>(a);
+    case Reach::kUniform: return score_row<T, Rows, Reach::kUniform>(a);
+    case Reach::kLow:
+    case Reach::kHigh:
+      // Either is a choice between the two above, except where a permutation costs no more than a load.
+      if constexpr (kVectorBytes < 64) return score_row<T, Rows, Reach::kLow>(a);
+      [[fallthrough]];
+    case Reach::kPermute: return score_row<T, Rows, Reach::kPermute>(a);
+  }
 }
 
 template <class T>
-NATTEN_KERNEL void scores(const ScoreArgs<T>& a, int rows, bool regular) {
+NATTEN_KERNEL void scores(const ScoreArgs<T>& a, int rows, Reach kind) {
   switch (rows) {
-    case 1: return score_any<T, 1>(a, regular);
-    case 2: return score_any<T, 2>(a, regular);
-    case 3: return score_any<T, 3>(a, regular);
+    case 1: return score_any<T, 1>(a, kind);
+    case 2: return score_any<T, 2>(a, kind);
+    case 3: return score_any<T, 3>(a, kind);
 #if defined(__AVX512F__) || defined(__aarch64__)
-    case 4: return score_any<T, 4>(a, regular);
+    case 4: return score_any<T, 4>(a, kind);
 #endif
   }
 }

@@ -106,9 +106,22 @@ NATTEN_KERNEL void keep(Vec<T>& v) {
 #endif
 }
 
+// The greater one; b where either is NaN.
 template <class T>
 NATTEN_KERNEL Vec<T> vmax(Vec<T> a, Vec<T> b) {
+  constexpr bool single = sizeof(T) == 4;
+#if defined(__AVX512F__)
+  if constexpr (single) return (Vec<T>)_mm512_max_ps((__m512)a, (__m512)b);
+  if constexpr (!single) return (Vec<T>)_mm512_max_pd((__m512d)a, (__m512d)b);
+#elif defined(__AVX2__)
+  if constexpr (single) return (Vec<T>)_mm256_max_ps((__m256)a, (__m256)b);
+  if constexpr (!single) return (Vec<T>)_mm256_max_pd((__m256d)a, (__m256d)b);
+#elif defined(__x86_64__)
+  if constexpr (single) return (Vec<T>)_mm_max_ps((__m128)a, (__m128)b);
+  if constexpr (!single) return (Vec<T>)_mm_max_pd((__m128d)a, (__m128d)b);
+#else
   return a > b ? a : b;
+#endif
 }
 
 // lane l of the result is lane offset[l] of v.
