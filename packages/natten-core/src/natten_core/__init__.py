@@ -1,0 +1,38 @@
+"""Neighborhood attention and its dilated form, in one to three dimensions, with relative positional bias.
+
+See `neighborhood_attention` for the definition, `NeighborhoodAttention2D` and its siblings for modules, and
+`explain` for what a call runs on.
+"""
+
+from __future__ import annotations
+
+from natten_core._info import __version__, build_info
+from natten_core._select import Explanation, NattenFallbackWarning, explain
+from natten_core.functional import (
+    na1d,
+    na1d_qkvpacked,
+    na2d,
+    na2d_qkvpacked,
+    na3d,
+    na3d_qkvpacked,
+    neighborhood_attention,
+)
+from natten_core.modules import NeighborhoodAttention1D, NeighborhoodAttention2D, NeighborhoodAttention3D
+
+__all__ = [
+    "Explanation",
+    "NattenFallbackWarning",
+    "NeighborhoodAttention1D",
+    "NeighborhoodAttention2D",
+    "NeighborhoodAttention3D",
+    "__version__",
+    "build_info",
+    "explain",
+    "na1d",
+    "na1d_qkvpacked",
+    "na2d",
+    "na2d_qkvpacked",
+    "na3d",
+    "na3d_qkvpacked",
+    "neighborhood_attention",
+]

@@ -1,0 +1,53 @@
+"""torch.vmap of the operators: the mapped dimension is folded into the batch, or into the heads.
+
+Heads have a bias each, so that is where the dimension goes when every sample needs a bias, or a bias gradient, of its
+own; the batch is cheaper otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def register(operator: Any, heads: Sequence[int], result_heads: Sequence[int], *, rpb: int, gives_rpb: bool) -> None:
+    """Registers the vmap rule of an operator.
+
+    Args:
+        operator: called with the folded arguments.
+        heads: the axis of the heads in every tensor argument; other arguments follow them.
+        result_heads: the axis of the heads in every result.
+        rpb: which argument is the bias.
+        gives_rpb: whether a result is the gradient of the bias, so that every sample needs a bias of its own.
+    """
+
+    def vmapped(
+        info: Any, in_dims: Sequence[int | None], *args: Any
+    ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+        size, bias = info.batch_size, args[rpb]
+        by_head = bias is not None and (gives_rpb or in_dims[rpb] is not None)
+        folded = list(args)
+        for i, axis in enumerate(heads):
+            if args[i] is not None and (by_head or i != rpb):
+                folded[i] = _fold(args[i], in_dims[i], size, axis if by_head else 0)
+        results = operator(*folded)
+        unfolded, out_dims = [], []
+        for result, axis in zip(results, result_heads, strict=True):
+            absent = result.ndim == 1  # the gradient of no bias
+            where = (axis if by_head else 0) % result.ndim
+            unfolded.append(result if absent else result.unflatten(where, (size, result.shape[where] // size)))
+            out_dims.append(None if absent else where)
+        return tuple(unfolded), tuple(out_dims)
+
+    torch.library.register_vmap(operator, vmapped)
+
+
+def _fold(tensor: Tensor, mapped: int | None, size: int, axis: int) -> Tensor:
+    """Merges dimension `mapped` (None: there is none, every sample has the same) into `axis` of what it maps over."""
+    if mapped is None:
+        tensor, mapped = tensor.expand(size, *tensor.shape), 0
+    axis %= tensor.ndim - 1
+    return tensor.movedim(mapped, axis).flatten(axis, axis + 1)

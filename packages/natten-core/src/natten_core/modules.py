@@ -1,0 +1,170 @@
+"""Neighborhood attention as modules: projections, operator, and the padding of small maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from natten_core import _problem
+from natten_core.functional import _attend_packed
+
+__all__ = ["NeighborhoodAttention1D", "NeighborhoodAttention2D", "NeighborhoodAttention3D"]
+
+
+class _NeighborhoodAttention(nn.Module):
+    """Multi-head neighborhood attention with its projections, on `[batch, *spatial, embed_dim]`.
+
+    A map smaller than `kernel_size * dilation` on an axis is padded with zeros at its end before the projection and
+    cropped after the attention, as the published models do; the padded tokens are not masked.
+
+    `kernel_size` and `dilation` are plain tuples that may be changed after construction (`kernel_size` only where
+    there is no bias, whose shape it decides).
+
+    Args:
+        embed_dim: number of channels, a multiple of `num_heads`.
+        num_heads: number of heads.
+        kernel_size: window size, an int or one per spatial axis.
+        stride: queries per window position, an int or one per spatial axis.
+        dilation: distance between the tokens of a window, an int or one per spatial axis.
+        is_causal: whether windows end at their query, a bool or one per spatial axis.
+        rel_pos_bias: whether to learn a relative positional bias, `rpb`, of shape
+            `[num_heads, 2 * kernel_size - 1, ...]`.
+        qkv_bias: whether the projection to queries, keys and values has a bias.
+        qk_scale: factor on the dot products; `head_dim ** -0.5` when None.
+        attn_drop: dropout probability of the attention weights. In training it takes the reference backend, the only
+            one that has these weights.
+        proj_drop: dropout probability of the output.
+        device: where the parameters are made.
+        dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: settings that do not go together, or a `kernel_size` that does not fit the bias.
+    """
+
+    rank: int
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        kernel_size: int | Sequence[int],
+        *,
+        stride: int | Sequence[int] = 1,
+        dilation: int | Sequence[int] = 1,
+        is_causal: bool | Sequence[bool] = False,
+        rel_pos_bias: bool = True,
+        qkv_bias: bool = True,
+        qk_scale: float | None = None,
+        attn_drop: float = 0.0,
+        proj_drop: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
+            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
+        if not 0 <= attn_drop <= 1:
+            raise ValueError(f"attn_drop must be a probability, got {attn_drop!r}")
+        self.embed_dim = embed_dim
+        self.num_heads = num_heads
+        self.head_dim = embed_dim // num_heads
+        self.kernel_size, self.stride, self.dilation, self.is_causal = _problem.check_settings(
+            self.rank, kernel_size, stride, dilation, is_causal
+        )
+        self.scale = self.head_dim**-0.5 if qk_scale is None else float(qk_scale)
+        self.attn_drop = attn_drop
+        self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias, device=device, dtype=dtype)
+        self.rpb: nn.Parameter | None = None
+        if rel_pos_bias:
+            table = [2 * kernel - 1 for kernel in self.kernel_size]
+            self.rpb = nn.Parameter(torch.empty(num_heads, *table, device=device, dtype=dtype))
+            nn.init.trunc_normal_(self.rpb, std=0.02)
+        self.proj = nn.Linear(embed_dim, embed_dim, device=device, dtype=dtype)
+        self.proj_drop = nn.Dropout(proj_drop)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attends within `[batch, *spatial, embed_dim]`, and returns the same shape."""
+        if x.ndim != self.rank + 2 or x.shape[-1] != self.embed_dim:
+            wanted = f"[batch, {self.rank} spatial sizes, {self.embed_dim}]"
+            raise ValueError(f"x must be {wanted}, got shape {list(x.shape)}")
+        spatial = x.shape[1:-1]
+        padded = self._pad(x)
+        qkv = self.qkv(padded).unflatten(-1, (3, self.num_heads, self.head_dim))
+        output, _ = _attend_packed(
+            qkv,
+            self.kernel_size,
+            self.stride,
+            self.dilation,
+            self.is_causal,
+            self.scale,
+            self.rpb,
+            None,
+            None,
+            "auto",
+            False,
+            self.rank,
+            self.attn_drop if self.training else 0.0,
+        )
+        if padded is not x:
+            for axis, length in enumerate(spatial):
+                output = output.narrow(1 + axis, 0, length)
+        projected: Tensor = self.proj_drop(self.proj(output.flatten(-2)))
+        return projected
+
+    def _pad(self, x: Tensor) -> Tensor:
+        kernel_size = _problem.per_axis("kernel_size", self.kernel_size, self.rank)
+        dilation = _problem.per_axis("dilation", self.dilation, self.rank)
+        missing = [max(0, k * d - n) for k, d, n in zip(kernel_size, dilation, x.shape[1:-1], strict=True)]
+        if not any(missing):
+            return x
+        return nn.functional.pad(x, [0, 0, *(side for end in reversed(missing) for side in (0, end))])
+
+    def extra_repr(self) -> str:
+        """The settings, as printed with the module."""
+        parts = [f"{self.embed_dim}, num_heads={self.num_heads}, kernel_size={self.kernel_size}"]
+        parts += [
+            f"{name}={value}"
+            for name, value in (("stride", self.stride), ("dilation", self.dilation))
+            if set(value) != {1}
+        ]
+        if any(self.is_causal):
+            parts.append(f"is_causal={self.is_causal}")
+        if self.rpb is None:
+            parts.append("rel_pos_bias=False")
+        if self.attn_drop:
+            parts.append(f"attn_drop={self.attn_drop}")
+        return ", ".join(parts)
+
+
+_Module = TypeVar("_Module", bound=type[_NeighborhoodAttention])
+
+
+def _documented(cls: _Module) -> _Module:
+    """Adds what all of them have in common to the first line of a class."""
+    _, common = str(_NeighborhoodAttention.__doc__).split("\n", 1)
+    cls.__doc__ = f"{cls.__doc__}\n{common}"
+    return cls
+
+
+@_documented
+class NeighborhoodAttention1D(_NeighborhoodAttention):
+    """Multi-head neighborhood attention with its projections, on `[batch, x, embed_dim]`."""
+
+    rank = 1
+
+
+@_documented
+class NeighborhoodAttention2D(_NeighborhoodAttention):
+    """Multi-head neighborhood attention with its projections, on `[batch, y, x, embed_dim]`."""
+
+    rank = 2
+
+
+@_documented
+class NeighborhoodAttention3D(_NeighborhoodAttention):
+    """Multi-head neighborhood attention with its projections, on `[batch, z, y, x, embed_dim]`."""
+
+    rank = 3

@@ -1,0 +1,190 @@
+"""torch.func, torch.vmap and autocast: right on every backend, also where the kernels step aside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from natten_cases import Case
+from torch import Tensor
+
+import natten_core
+from natten_core import na2d, na2d_qkvpacked
+
+pytestmark = pytest.mark.filterwarnings("ignore::natten_core.NattenFallbackWarning")
+
+CASE = Case("transforms", (5, 6), (3, 3), dilation=(1, 2), batch=2, head_dim=3)
+NAMES = ("query", "key", "value", "rpb")
+
+
+def ours(backend: str) -> Any:
+    return lambda q, k, v, rpb: na2d(q, k, v, **CASE.settings, rpb=rpb, return_lse=True, backend=backend)
+
+
+def oracle(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor) -> tuple[Tensor, Tensor]:
+    return CASE.oracle({"query": q, "key": k, "value": v, "rpb": rpb})
+
+
+def loss(function: Any) -> Any:
+    def total(*tensors: Tensor) -> Tensor:
+        output, lse = function(*tensors)
+        return output.sin().sum() + lse.square().sum()
+
+    return total
+
+
+def inputs() -> tuple[Tensor, ...]:
+    return tuple(CASE.tensors(requires_grad=False).values())
+
+
+def close(found: Any, wanted: Any) -> None:
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_func_grad(route: str) -> None:
+    every = tuple(range(4))
+    close(torch.func.grad(loss(ours(route)), every)(*inputs()), torch.func.grad(loss(oracle), every)(*inputs()))
+
+
+def test_func_vjp_and_jvp(route: str) -> None:
+    tangents = tuple(torch.randn_like(t) for t in inputs())
+    found, wanted = (torch.func.jvp(function, inputs(), tangents) for function in (ours(route), oracle))
+    close(found, wanted)
+    cotangents = tuple(torch.randn_like(t) for t in wanted[0])
+    found, wanted = (torch.func.vjp(function, *inputs())[1](cotangents) for function in (ours(route), oracle))
+    close(found, wanted)
+
+
+def test_jacobians_and_hessian(route: str) -> None:
+    q, k, v, rpb = inputs()
+
+    def of_query(function: Any) -> Any:
+        return lambda row: function(torch.cat([row[None, None, None], q[:1, :1, 1:]], 2).expand_as(q[:1, :1]), *rest)
+
+    rest = k[:1, :1], v[:1, :1], rpb
+    case = CASE._replace(spatial=(1, 6), kernel_size=(1, 3), dilation=(1, 2))
+    rest = k[:1, :1], v[:1, :1], rpb[:, 2:3]
+
+    def kernel(*t: Tensor) -> Any:
+        return loss(lambda q, k, v, b: na2d(q, k, v, **case.settings, rpb=b, return_lse=True, backend=route))(*t)
+
+    def exact(*t: Tensor) -> Any:
+        return loss(lambda *t: case.oracle(dict(zip(NAMES, t, strict=True))))(*t)
+
+    row = q[0, 0, 0].clone()
+    for transform in (torch.func.jacrev, torch.func.jacfwd, torch.func.hessian):
+        close(transform(of_query(kernel))(row), transform(of_query(exact))(row))
+
+
+def test_per_sample_gradients(route: str) -> None:
+    def gradient(function: Any) -> Any:
+        def one(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor) -> Tensor:
+            return loss(function)(q[None], k[None], v[None], rpb)
+
+        return torch.vmap(torch.func.grad(one, argnums=(0, 3)), in_dims=(0, 0, 0, None))
+
+    close(gradient(ours(route))(*inputs()), gradient(oracle)(*inputs()))
+
+
+@pytest.mark.parametrize(
+    "in_dims",
+    [
+        (0, 0, 0, None),
+        (1, 2, 0, None),
+        (0, None, None, None),
+        (None, None, 3, None),
+        (0, 0, 0, 0),
+        (None, None, None, 1),
+        (3, 0, 4, 2),
+    ],
+    ids=str,
+)
+def test_vmap(in_dims: tuple[int | None, ...], route: str) -> None:
+    samples = [CASE._replace(name=f"sample {i}").tensors(requires_grad=False) for i in range(3)]
+    stacked = [
+        samples[0][name] if dim is None else torch.stack([sample[name] for sample in samples], dim)
+        for name, dim in zip(NAMES, in_dims, strict=True)
+    ]
+    found = torch.vmap(ours(route), in_dims=in_dims)(*stacked)
+    for i, _ in enumerate(samples):
+        chosen = [t if dim is None else t.select(dim, i) for t, dim in zip(stacked, in_dims, strict=True)]
+        close(tuple(part[i] for part in found), oracle(*chosen))
+
+
+@pytest.mark.parametrize("in_dims", [(0, None), (2, None), (0, 0), (None, 1), (3, 0)], ids=str)
+def test_vmap_packed(in_dims: tuple[int | None, ...], route: str) -> None:
+    samples = [CASE._replace(name=f"sample {i}").tensors(requires_grad=False) for i in range(3)]
+    packed = [torch.stack([sample[name] for name in NAMES[:3]], -3) for sample in samples]
+    qkv = packed[0] if in_dims[0] is None else torch.stack(packed, in_dims[0])
+    biases = [sample["rpb"] for sample in samples]
+    rpb = biases[0] if in_dims[1] is None else torch.stack(biases, in_dims[1])
+
+    def function(qkv: Tensor, rpb: Tensor) -> Any:
+        return na2d_qkvpacked(qkv, **CASE.settings, rpb=rpb, return_lse=True, backend=route)
+
+    found = torch.vmap(function, in_dims=in_dims)(qkv, rpb)
+    for i in range(3):
+        one = qkv if in_dims[0] is None else qkv.select(in_dims[0], i)
+        bias = rpb if in_dims[1] is None else rpb.select(in_dims[1], i)
+        close(tuple(part[i] for part in found), oracle(*one.unbind(-3), bias))
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_gradients_through_vmap(with_bias: bool, route: str) -> None:
+    samples = [tuple(CASE._replace(name=f"sample {i}").tensors().values()) for i in range(2)]
+    leaves = [tensor for sample in samples for tensor in sample[: 4 if with_bias else 3]]
+    stacked = [torch.stack(parts) for parts in zip(*samples, strict=True)]
+
+    def call(function: Any, *tensors: Tensor) -> Any:
+        return loss(function)(*tensors, *(() if with_bias else (stacked[3][0].detach(),)))
+
+    tensors = stacked if with_bias else stacked[:3]
+    found = torch.autograd.grad(torch.vmap(lambda *t: call(ours(route), *t))(*tensors).sum(), leaves)
+    wanted = torch.autograd.grad(sum(call(oracle, *(t[i] for t in tensors)) for i in range(2)), leaves)
+    close(found, wanted)
+
+
+def test_a_vectorised_jacobian_calls_the_backward_in_a_vmap(route: str) -> None:
+    q, k, v, rpb = inputs()
+
+    def jacobian(function: Any) -> Any:
+        return torch.autograd.functional.jacobian(
+            lambda q, b: function(q, k, v, b)[1].sum((1, 2)), (q, rpb), vectorize=True
+        )
+
+    close(jacobian(ours(route)), jacobian(oracle))
+
+
+def test_autocast_changes_neither_dtype_nor_precision(route: str) -> None:
+    q, k, v, rpb = (t.float() for t in inputs())
+    plain = na2d(q, k, v, **CASE.settings, rpb=rpb, backend=route)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(na2d(q, k, v, **CASE.settings, rpb=rpb, backend=route), plain)
+
+
+def test_autocast_through_a_module() -> None:
+    module = natten_core.NeighborhoodAttention2D(8, 2, 3)
+    x = torch.randn(1, 6, 6, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = module(x)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), module(x), rtol=0.05, atol=0.02)
+    half.float().sum().backward()
+    assert module.rpb is not None
+    assert module.rpb.grad is not None
+    assert module.rpb.grad.dtype == torch.float32
+
+
+def test_inference_mode(route: str) -> None:
+    q, k, v, rpb = inputs()
+    with torch.inference_mode():
+        found = ours(route)(q, k, v, rpb)
+    close(tuple(t.clone() for t in found), oracle(q, k, v, rpb))
+
+
+def test_activation_checkpointing(route: str) -> None:
+    tensors = tuple(CASE.tensors().values())
+    saved = torch.utils.checkpoint.checkpoint(loss(ours(route)), *tensors, use_reentrant=False)
+    plain = loss(ours(route))(*tensors)
+    close(torch.autograd.grad(saved, tensors), torch.autograd.grad(plain, tensors))

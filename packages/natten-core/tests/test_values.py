@@ -1,0 +1,243 @@
+"""Outputs and gradients of every backend against the oracle, over the table of cases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import natten_cases
+import pytest
+import torch
+from natten_cases import CASES, Case, check_error
+from torch import Tensor
+
+import natten_core
+from natten_core import neighborhood_attention
+
+PLAIN = [case for case in CASES if case.plain]
+RUNS = [("reference", case) for case in CASES] + [("cpu", case) for case in PLAIN]
+HALVES = [torch.float16, torch.bfloat16]
+PACKED = {1: natten_core.na1d_qkvpacked, 2: natten_core.na2d_qkvpacked, 3: natten_core.na3d_qkvpacked}
+
+
+def over(runs: list[tuple[str, Case]]) -> Any:
+    """Parametrises `backend` and `case` together; what runs on the kernels is marked so."""
+    params = [
+        pytest.param(backend, case, id=f"{backend}-{case.name}", marks=[pytest.mark.kernels] * (backend == "cpu"))
+        for backend, case in runs
+    ]
+    return pytest.mark.parametrize(("backend", "case"), params, indirect=["backend"])
+
+
+def results(function: Any, tensors: dict[str, Tensor], grads: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    """Output, log-sum-exp, and the gradients of all tensors for given gradients of both."""
+    output, lse = function(tensors)
+    wanted = tuple(tensors.values())
+    found = torch.autograd.grad(
+        (output, lse), wanted, tuple(g.to(t.dtype) for g, t in zip(grads, (output, lse), strict=True))
+    )
+    return {"output": output.detach(), "lse": lse.detach(), **dict(zip(tensors, found, strict=True))}
+
+
+def compare(case: Case, dtype: torch.dtype, function: Any) -> None:
+    """Holds all results of `function` against the oracle's in float64 and in `dtype`."""
+    exact = case.tensors(dtype, requires_grad=False)
+    grads = case.oracle(exact)
+    grads = tuple(torch.randn(t.shape, dtype=torch.float64).to(dtype).double() for t in grads)
+    exact = {name: t.double().requires_grad_() for name, t in exact.items()}
+    exact_results = results(case.oracle, exact, grads)
+    ours = results(function, case.tensors(dtype), grads)
+    same_dtype = results(case.oracle, case.tensors(dtype), grads)
+    if dtype in HALVES:
+        same_dtype["lse"] = same_dtype["lse"].float()  # ours is float32 by contract
+    for name, result in ours.items():
+        check_error(name, result, same_dtype[name], exact_results[name])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@over(RUNS)
+def test_values_and_gradients(backend: str, case: Case, dtype: torch.dtype) -> None:
+    compare(case, dtype, lambda t: neighborhood_attention(**t, **case.settings, return_lse=True, backend=backend))
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=["float16", "bfloat16"])
+@over([run for run in RUNS if run[1].name in ("1d-dilated", "2d", "2d-additional-grouped", "3d")])
+def test_half_types_accumulate_in_float32(backend: str, case: Case, dtype: torch.dtype) -> None:
+    def function(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        output, lse = neighborhood_attention(**tensors, **case.settings, return_lse=True, backend=backend)
+        assert output.dtype == dtype
+        assert lse.dtype == torch.float32
+        return output, lse
+
+    compare(case, dtype, function)
+    # Better than what plain torch can do in the dtype: one rounding of the exact output.
+    tensors = case.tensors(dtype, requires_grad=False)
+    exact, exact_lse = case.oracle({name: t.double() for name, t in tensors.items()})
+    output, lse = function(tensors)
+    assert natten_cases.relative_error(output, exact) < 0.75 * torch.finfo(dtype).eps
+    assert natten_cases.relative_error(lse, exact_lse) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@over([run for run in RUNS if len({run[1].heads_kv, run[1].head_dim_v, None}) == 1])
+def test_packed_values_and_gradients(backend: str, case: Case, dtype: torch.dtype) -> None:
+    def packed(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        others = {name: t for name, t in tensors.items() if name not in ("query", "key", "value")}
+        qkv = torch.stack([tensors["query"], tensors["key"], tensors["value"]], -3)
+        return PACKED[case.rank](qkv, **others, **case.settings, return_lse=True, backend=backend)
+
+    compare(case, dtype, packed)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_rank_has_a_function_of_its_own(rank: int, backend: str) -> None:
+    case = next(case for case in PLAIN if case.rank == rank)
+    tensors = case.tensors(torch.float32, requires_grad=False)
+    function = {1: natten_core.na1d, 2: natten_core.na2d, 3: natten_core.na3d}[rank]
+    any_rank = neighborhood_attention(**tensors, **case.settings, backend=backend)
+    assert torch.equal(function(**tensors, **case.settings, backend=backend), any_rank)
+
+
+def test_settings_default_to_plain_attention(backend: str) -> None:
+    q, k, v = torch.randn(3, 2, 7, 6, 2, 8)
+    plain = neighborhood_attention(
+        q, k, v, (5, 5), stride=(1, 1), dilation=(1, 1), is_causal=(False, False), scale=8**-0.5, backend=backend
+    )
+    assert torch.equal(neighborhood_attention(q, k, v, 5, backend=backend), plain)
+    assert torch.equal(neighborhood_attention(q, k, v, [5, 5], dilation=[1, 1], backend=backend), plain)
+
+
+def test_a_window_as_large_as_the_map_is_self_attention(backend: str) -> None:
+    q, k, v = torch.randn(3, 2, 6, 7, 4, 8)
+    ours = neighborhood_attention(q, k, v, (6, 7), backend=backend)
+    flat = (tensor.flatten(1, 2).transpose(1, 2) for tensor in (q, k, v))
+    theirs = torch.nn.functional.scaled_dot_product_attention(*flat).transpose(1, 2).view_as(ours)
+    torch.testing.assert_close(ours, theirs)
+
+
+def strided_versions(tensor: Tensor) -> dict[str, Tensor]:
+    """The same values laid out in other ways, all with a unit last stride."""
+    padded = torch.full((*tensor.shape[:-1], tensor.shape[-1] + 3), float("nan"), dtype=tensor.dtype)
+    padded[..., 1 : 1 + tensor.shape[-1]] = tensor
+    spaced = torch.full((2 * tensor.shape[0], *tensor.shape[1:]), float("nan"), dtype=tensor.dtype)
+    spaced[::2] = tensor
+    return {
+        "heads-first": tensor.movedim(-2, 1).contiguous().movedim(1, -2),
+        "transposed-map": tensor.transpose(1, 2).contiguous().transpose(1, 2),
+        "padded-rows": padded[..., 1 : 1 + tensor.shape[-1]],
+        "every-other-sample": spaced[::2],
+        "batch-last": tensor.movedim(0, -2).contiguous().movedim(-2, 0),
+    }
+
+
+@pytest.mark.parametrize("layout", ["heads-first", "transposed-map", "padded-rows", "every-other-sample", "batch-last"])
+def test_any_strides_with_a_unit_last_one(layout: str, backend: str) -> None:
+    case = next(case for case in CASES if case.name == "2d-dilated-remainder")
+    tensors = case.tensors(torch.float32)
+    grads = torch.randn(2, *case.spatial, 2, 8), torch.randn(2, *case.spatial, 2)
+
+    def run(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        return neighborhood_attention(**tensors, **case.settings, return_lse=True, backend=backend)
+
+    plain = results(run, tensors, grads)
+    views = {name: t if name == "rpb" else strided_versions(t.detach())[layout] for name, t in tensors.items()}
+    leaves = {name: t.detach().requires_grad_() for name, t in views.items()}
+    assert all(leaves[name].stride() != tensors[name].stride() for name in ("query", "key", "value"))
+    viewed = results(run, leaves, (strided_versions(grads[0])[layout], grads[1]))
+    for name, result in plain.items():
+        torch.testing.assert_close(viewed[name], result, rtol=1e-6, atol=1e-6)
+
+
+def test_an_expanded_gradient_and_an_expanded_bias(backend: str) -> None:
+    q, k, v = torch.randn(3, 2, 6, 6, 2, 4, requires_grad=True).unbind()
+    bias = torch.randn(1, 5, 5)
+    ours = neighborhood_attention(q, k, v, 3, rpb=bias.expand(2, 5, 5), backend=backend)
+    plain = neighborhood_attention(q, k, v, 3, rpb=bias.expand(2, 5, 5).contiguous(), backend=backend)
+    assert torch.equal(ours, plain)
+    # .sum() hands down one number, expanded to the output's shape with strides of 0
+    by_sum = torch.autograd.grad(ours.sum(), (q, k, v))
+    by_ones = torch.autograd.grad(plain, (q, k, v), torch.ones_like(plain))
+    assert all(torch.equal(a, b) for a, b in zip(by_sum, by_ones, strict=True))
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_slices_of_a_packed_projection_are_read_in_place(rank: int, backend: str) -> None:
+    spatial = (5, 6, 7)[:rank]
+    qkv = torch.randn(2, *spatial, 3, 2, 8, requires_grad=True)
+    bias = torch.randn(2, *(5,) * rank, requires_grad=True)
+    grad = torch.randn(2, *spatial, 2, 8)
+    sliced = neighborhood_attention(*qkv.unbind(-3), 3, rpb=bias, backend=backend)
+    packed = PACKED[rank](qkv, 3, rpb=bias, backend=backend)
+    assert torch.equal(packed, sliced)
+    by_slices = torch.autograd.grad(sliced, (qkv, bias), grad)
+    by_packed = torch.autograd.grad(packed, (qkv, bias), grad)
+    assert all(torch.equal(a, b) for a, b in zip(by_packed, by_slices, strict=True))
+    assert by_packed[0].is_contiguous()
+
+
+def test_an_empty_batch(backend: str) -> None:
+    qkv = torch.randn(0, 6, 7, 3, 2, 4, requires_grad=True)
+    bias = torch.randn(2, 5, 5, requires_grad=True)
+    for call in (
+        lambda: natten_core.na2d(*qkv.unbind(-3), 3, rpb=bias, return_lse=True, backend=backend),
+        lambda: natten_core.na2d_qkvpacked(qkv, 3, rpb=bias, return_lse=True, backend=backend),
+    ):
+        output, lse = call()
+        assert output.shape == (0, 6, 7, 2, 4)
+        assert lse.shape == (0, 6, 7, 2)
+        grads = torch.autograd.grad(output.sum() + lse.sum(), (qkv, bias))
+        assert grads[0].shape == qkv.shape
+        assert torch.equal(grads[1], torch.zeros_like(bias))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_bias_keeps_its_dtype(dtype: torch.dtype, backend: str) -> None:
+    q, k, v = torch.randn(3, 1, 6, 6, 2, 4)
+    bias = torch.randn(2, 5, 5).to(dtype).requires_grad_()
+    same = bias.detach().float().requires_grad_()
+    output = neighborhood_attention(q, k, v, 3, rpb=bias, backend=backend)
+    plain = neighborhood_attention(q, k, v, 3, rpb=same, backend=backend)
+    assert torch.equal(output, plain)
+    (ours,), (theirs,) = (torch.autograd.grad(o.square().sum(), b) for o, b in ((output, bias), (plain, same)))
+    assert ours.dtype == dtype
+    assert torch.equal(ours, theirs.to(dtype))
+
+
+def test_large_scores_do_not_overflow(backend: str) -> None:
+    q, k, v = 100 * torch.randn(3, 1, 8, 8, 2, 16)
+    output, lse = neighborhood_attention(q, k, v, 5, return_lse=True, backend=backend)
+    exact, exact_lse = natten_cases.natten_oracle.attention(
+        q.double(), k.double(), v.double(), (5, 5), (1, 1), (1, 1), (False, False)
+    )
+    assert output.isfinite().all()
+    torch.testing.assert_close(lse.double(), exact_lse, rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(output.double(), exact, rtol=1e-2, atol=1e-1)
+
+
+def test_a_large_map_is_cut_into_batches_of_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    from natten_core.backends import reference
+
+    case = next(case for case in CASES if case.name == "3d-everything")
+    tensors = case.tensors()
+    whole = neighborhood_attention(**tensors, **case.settings, return_lse=True, backend="reference")
+    monkeypatch.setattr(reference, "_BUDGET", 3000)
+    cut = neighborhood_attention(**tensors, **case.settings, return_lse=True, backend="reference")
+    for ours, theirs in zip(cut, whole, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    gradients = (torch.autograd.grad(o.square().sum(), tuple(tensors.values())) for o, _ in (cut, whole))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_memory_of_the_reference_is_bounded() -> None:
+    # Densely this map would need 65536 ** 2 scores, 17 GB; the reference holds a batch of tiles.
+    q, k, v = torch.randn(3, 1, 256, 256, 1, 4)
+    before = _peak_memory()
+    with torch.no_grad():
+        neighborhood_attention(q, k, v, 7, backend="reference")
+    assert _peak_memory() - before < 700e6
+
+
+def _peak_memory() -> float:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
