@@ -1,0 +1,110 @@
+"""The whole benchmark: tunes the peers, times everybody, checks ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peers import TILED
+
+from harness import report
+from harness.check import check
+from harness.contenders import Contender, Workbench
+from harness.machine import Floors, measure_floors
+from harness.problems import Problem
+from harness.timing import interleave, ratio
+
+MODES = ("forward", "forward+backward")
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to look.
+
+    Attributes:
+        tiles: tile sizes to try per tiled peer.
+        repeats: timings of each while trying.
+        seconds: for the measurement itself, at least `min_rounds` rounds.
+        sample_seconds: short calls are repeated to fill this.
+        plain_peers: whether to time unfold and dense attention too, which are never the best.
+        tiny: floors from tiny tensors, worth nothing but quick.
+    """
+
+    tiles: int = 16
+    repeats: int = 3
+    seconds: float = 12
+    min_rounds: int = 7
+    sample_seconds: float = 0.02
+    plain_peers: bool = True
+    tiny: bool = False
+
+
+SHORT = Effort(tiles=3, repeats=2, seconds=3, min_rounds=5, plain_peers=False)
+TINY = Effort(tiles=1, repeats=1, seconds=0, min_rounds=2, sample_seconds=0, tiny=True)
+
+
+def run(problems: Iterable[Problem], threads: Iterable[int], effort: Effort) -> dict[str, Any]:
+    """Measures and prints as it goes; returns all of it, JSON-able."""
+    result: dict[str, Any] = {"floors": [], "checks": [], "skipped": {}, "measurements": []}
+    threads, floors, before = list(threads), {}, torch.get_num_threads()
+    try:
+        for problem in problems:
+            torch.set_num_threads(max(threads))
+            bench = Workbench.of(problem)
+            try:
+                ours = bench.ours()
+            except NotImplementedError as error:
+                ours, result["skipped"][problem.name] = [], f"natten-core: {error}"
+                print(f"{problem.name}: not timed, {error}\n", flush=True)
+            fixed = [*ours, *bench.reference(), *(bench.plain_peers() if effort.plain_peers else ())]
+            checked = [contender for contender in fixed if contender.family != "peer"]
+            result["checks"] += [outcome.as_dict() for outcome in check(bench, checked)]
+            for count in threads:
+                torch.set_num_threads(count)
+                key = (problem.dtype, count)
+                if key not in floors:
+                    floors[key] = measure_floors(problem.dtype, tiny=effort.tiny)
+                    result["floors"].append(floors[key].as_dict())
+                for mode in MODES:
+                    entry = measure(bench, fixed, mode, floors[key], effort)
+                    result["measurements"].append(entry)
+                    print(report.table(entry), flush=True)
+    finally:
+        torch.set_num_threads(before)
+    return result
+
+
+def measure(bench: Workbench, fixed: list[Contender], mode: str, floors: Floors, effort: Effort) -> dict[str, Any]:
+    """One mode at torch's present number of threads, the tiled peers at their best configurations."""
+    problem = bench.problem
+    tuned = [bench.tuned_peer(name, mode, effort.tiles, effort.repeats) for name in TILED]
+    contenders = [*fixed, *tuned]
+    calls = {c.name: c.call(mode) for c in contenders}
+    samples = interleave(calls, effort.seconds, effort.min_rounds, effort.sample_seconds)
+    summaries = {name: sample.summary() for name, sample in samples.items()}
+    ours = samples.get("natten-core")
+    floor = floors.milliseconds(problem, mode)
+    best = min((c.name for c in contenders if c.family == "peer"), key=lambda name: summaries[name]["median"])
+    return {
+        "problem": problem.name,
+        "describe": problem.describe(),
+        "mode": mode,
+        "threads": floors.threads,
+        "floor_ms": floor,
+        "contenders": [
+            {
+                "name": c.name,
+                "family": c.family,
+                "config": c.config,
+                "ms": summaries[c.name],
+                "gflops": problem.flops(mode) / summaries[c.name]["median"] / 1e6,
+                "of_floor": floor / summaries[c.name]["median"],
+                "over_ours": None if ours is None else ratio(samples[c.name], ours),
+            }
+            for c in contenders
+        ],
+        "best_peer": best,
+        "ours_over_best_peer": None if ours is None else ratio(ours, samples[best]),
+    }

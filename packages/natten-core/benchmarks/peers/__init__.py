@@ -1,0 +1,32 @@
+"""Neighborhood attention in plain torch, as fast as we could write it: what our kernels are measured against.
+
+Every peer is a callable `(query, key, value, rpb) -> output` on tensors with heads last, `[batch, *spatial, heads,
+head_dim]`, made for one problem: whatever depends on shapes alone (index tables, masks) is built beforehand, outside
+of the timing. All are differentiable in all four inputs. None uses anything of natten_core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from harness.problems import Problem
+from torch import Tensor
+
+from peers.dense import Dense
+from peers.recompute import TiledRecompute
+from peers.tiled import TiledBmm, TiledSdpa
+from peers.unfold import Unfold
+
+Peer = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+TILED: dict[str, Callable[[Problem, tuple[int, ...], int | None], Peer]] = {
+    "tiled-sdpa": TiledSdpa,
+    "tiled-bmm": TiledBmm,
+    "tiled-recompute": TiledRecompute,
+}
+"""Peers to configure: for a problem, a tile size, and the most bytes of scores to hold at a time (None: all)."""
+
+PLAIN: dict[str, Callable[[Problem], Peer]] = {"unfold": Unfold, "dense-sdpa": Dense}
+"""Peers without one."""
+
+__all__ = ["PLAIN", "TILED", "Dense", "Peer", "TiledBmm", "TiledRecompute", "TiledSdpa", "Unfold"]

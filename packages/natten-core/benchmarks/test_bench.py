@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import bench_na
+import pytest
+import torch
+from harness import check, report
+from harness.contenders import Contender, Workbench
+from harness.machine import Floors
+from harness.problems import PROBLEMS, TINY
+from harness.timing import interleave, ratio
+
+import natten_core
+
+CONTENDERS = {"reference", "unfold", "dense-sdpa", "tiled-sdpa", "tiled-bmm", "tiled-recompute"}
+
+
+def test_short_run_records_times_checks_and_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, threads = tmp_path / "results" / "tiny.json", torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert bench_na.main(["--short", "--tiny", "--threads", "1", "--out", str(out), "--note", "a test"]) == 0
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+    record = json.loads(out.read_text())
+    assert record["note"] == "a test"
+    assert record["machine"]["torch"] == torch.__version__
+    assert [(f["dtype"], f["threads"]) for f in record["floors"]] == [("float32", 1), ("float64", 1)]
+    seen = [(m["problem"], m["mode"], m["threads"]) for m in record["measurements"]]
+    assert seen == [(name, mode, 1) for name in TINY for mode in ("forward", "forward+backward")]
+    compiled = natten_core.build_info()["missing"] is None
+    expected = CONTENDERS | ({"natten-core", "natten-core packed"} if compiled else set())
+    for entry in record["measurements"]:
+        assert {row["name"] for row in entry["contenders"]} == expected
+        assert all(row["ms"]["min"] > 0 and row["ms"]["q1"] <= row["ms"]["q3"] for row in entry["contenders"])
+        assert (entry["ours_over_best_peer"] is not None) == compiled
+    assert {c["contender"] for c in record["checks"]} == expected - CONTENDERS | {"reference"}
+    printed = capsys.readouterr().out
+    assert "numerically right" in printed
+    assert ("ours / best peer" in printed) == compiled
+
+
+def test_an_unknown_problem_is_refused() -> None:
+    with pytest.raises(SystemExit, match="no problem p1; there are p0-d1, p0-d8"):
+        bench_na.main(["--problems", "p1"])
+
+
+def test_wrong_results_are_found_and_fail_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Workbench.of(TINY["tiny-d1"])
+    (right,) = bench.reference()
+
+    def attend(*inputs: torch.Tensor) -> torch.Tensor:
+        return right.attend(*inputs[:3], inputs[3] * 1.001)
+
+    wrong = Contender("wrong", "ours", "", attend, right.inputs, right.grad)
+    outcomes = check.check(bench, [right, wrong])
+    assert {c.contender for c in outcomes if not c.passed} == {"wrong"}
+    assert "WRONG: tiny-d1 wrong output: error" in report.checks([c.as_dict() for c in outcomes])
+
+    monkeypatch.setattr(Workbench, "reference", lambda self: [wrong] if self.problem is bench.problem else [])
+    assert bench_na.main(["--tiny", "--problems", "tiny-d1"]) == 1
+
+
+def test_not_a_number_is_wrong() -> None:
+    assert not check.Check("", "", "", float("nan"), 1.0).passed
+
+
+def test_every_call_is_timed_in_every_round() -> None:
+    counts = {"a": 0, "b": 0}
+
+    def count(name: str) -> None:
+        counts[name] += 1
+
+    samples = interleave({"a": lambda: count("a"), "b": lambda: count("b")}, seconds=0, min_rounds=3)
+    assert all(len(s.wall) == len(s.cpu) == 3 for s in samples.values())
+    assert all(counts.values())
+    assert ratio(samples["a"], samples["a"]) == {"median": 1.0, "q1": 1.0, "q3": 1.0}
+
+
+def test_work_of_p0() -> None:
+    problem = PROBLEMS["p0-d8"]
+    assert problem.flops("forward") == 8 * 56 * 56 * 2 * 6272
+    assert problem.flops("forward+backward") == 3 * problem.flops("forward")
+    assert problem.bytes("forward") == 4 * 6_422_528
+    assert Floors("float32", 1, 100.0, 1.0).milliseconds(problem, "forward") == pytest.approx(25.690112)
