@@ -1,0 +1,31 @@
+"""Neighborhood attention transformers as timm models: importing this package registers them.
+
+>>> import timm
+>>> import dinat_zoo
+>>> dinat_zoo.list_models()[:2]
+['dinat_base', 'dinat_large']
+>>> model = timm.create_model("dinat_mini", device="meta")
+"""
+
+from __future__ import annotations
+
+from dinat_zoo import dinat, nat
+from dinat_zoo._checkpoint import checkpoint_filter_fn
+from dinat_zoo._hierarchical import NeighborhoodTransformer
+from dinat_zoo._profile import count_macs, count_parameters
+
+__all__ = [
+    "NeighborhoodTransformer",
+    "__version__",
+    "checkpoint_filter_fn",
+    "count_macs",
+    "count_parameters",
+    "list_models",
+]
+
+__version__ = "0.1.0"
+
+
+def list_models() -> list[str]:
+    """The names of this package's models, sorted."""
+    return sorted([*nat.VARIANTS, *dinat.VARIANTS])

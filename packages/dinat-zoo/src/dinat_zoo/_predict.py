@@ -1,0 +1,150 @@
+"""A model with all that turns an image file into ranked classes: its weights, its preprocessing, its class names."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
+from timm.models import load_state_dict
+from torch import Tensor
+
+from dinat_zoo import fashion_mnist, list_models
+from dinat_zoo._checkpoint import checkpoint_filter_fn
+from dinat_zoo._hierarchical import NeighborhoodTransformer
+
+DEFAULT_MODEL = "dinat_pico"
+
+
+class WeightsError(Exception):
+    """A model or its weights cannot be had; the message says what would work."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class that a model proposes for an image."""
+
+    label: str
+    index: int
+    probability: float
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model in eval mode, its image transform and the names of its classes."""
+
+    model: NeighborhoodTransformer
+    transform: Callable[[Image.Image], Tensor]
+    labels: Sequence[str]
+
+    def predict(self, images: Sequence[Tensor], top_k: int) -> list[list[Prediction]]:
+        """Classify transformed images.
+
+        Args:
+            images: each `[C, H, W]`, all of one shape.
+            top_k: how many classes to give, at most; as many as the model has if there are fewer.
+
+        Returns:
+            For every image its most probable classes, best first.
+        """
+        with torch.inference_mode():
+            probabilities = self.model(torch.stack(list(images))).float().softmax(1)
+        values, indices = probabilities.topk(min(top_k, probabilities.shape[1]))
+        return [
+            [Prediction(self.labels[i], i, value) for value, i in zip(row, row_indices, strict=True)]
+            for row, row_indices in zip(values.tolist(), indices.tolist(), strict=True)
+        ]
+
+
+def load_classifier(name: str = DEFAULT_MODEL, checkpoint: Path | None = None) -> Classifier:
+    """Build a model of this package with weights.
+
+    Args:
+        name: one of `list_models()`, with or without a timm tag.
+        checkpoint: a file in any format that the package reads, with any number of classes; without one, the model's
+            own weights, which are bundled for the default and come from the Hugging Face hub for the others.
+
+    Returns:
+        The model, ready to predict.
+
+    Raises:
+        WeightsError: if there is no such model, or its weights cannot be had or do not fit.
+    """
+    if name.split(".")[0] not in list_models():
+        raise WeightsError(f"no model is named {name!r}; there are {', '.join(list_models())}")
+    model = _pretrained(name) if checkpoint is None else _from_checkpoint(name, checkpoint)
+    model.eval()
+    return Classifier(model, _transform(model), _labels(model))
+
+
+def create(name: str, **arguments: Any) -> NeighborhoodTransformer:
+    """timm's `create_model`, for names of this package."""
+    model = timm.create_model(name, **arguments)
+    assert isinstance(model, NeighborhoodTransformer)
+    return model
+
+
+def _pretrained(name: str) -> NeighborhoodTransformer:
+    try:
+        return create(name, pretrained=True)
+    except Exception as error:  # the hub's client raises errors of several unrelated libraries
+        raise WeightsError(
+            f"cannot load the weights of {name!r}: {_first_line(error)}; a file of them can be given with --checkpoint"
+        ) from error
+
+
+def _from_checkpoint(name: str, checkpoint: Path) -> NeighborhoodTransformer:
+    if not checkpoint.is_file():
+        raise WeightsError(f"checkpoint {str(checkpoint)!r} is not a file")
+    try:
+        weights = load_state_dict(str(checkpoint))
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
+        raise WeightsError(f"cannot read checkpoint {str(checkpoint)!r}: {_first_line(error)}") from error
+    model = create(name)
+    weights = checkpoint_filter_fn(weights, model)
+    if "head.fc.weight" in weights:
+        model.reset_classifier(len(weights["head.fc.weight"]))
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reasons = " ".join(str(error).split())
+        raise WeightsError(f"checkpoint {str(checkpoint)!r} does not fit {name!r}: {reasons[:300]}") from error
+    return model
+
+
+def _transform(model: NeighborhoodTransformer) -> Callable[[Image.Image], Tensor]:
+    """Fashion-MNIST's own way to its images for a model trained on them, timm's evaluation transform for others."""
+    if model.pretrained_cfg.get("tag") != "fashion_mnist":
+        evaluate = create_transform(**resolve_data_config(model=model))
+        return lambda image: evaluate(image.convert("RGB"))
+    mean, std = float(model.pretrained_cfg["mean"][0]), float(model.pretrained_cfg["std"][0])
+
+    def transform(image: Image.Image) -> Tensor:
+        pixels = np.asarray(fashion_mnist.as_dataset_image(image), dtype=np.float32)
+        return (torch.from_numpy(pixels)[None] / 255 - mean) / std
+
+    return transform
+
+
+def _labels(model: NeighborhoodTransformer) -> Sequence[str]:
+    """Names of the classes: the configuration's, ImageNet's, or plain numbers."""
+    names = model.pretrained_cfg.get("label_names") or ()
+    if len(names) == model.num_classes:
+        return tuple(names)
+    subset = infer_imagenet_subset(model)
+    if subset is not None:
+        info = ImageNetInfo(subset)
+        return tuple(info.index_to_description(i) for i in range(model.num_classes))
+    return tuple(f"class {i}" for i in range(model.num_classes))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
