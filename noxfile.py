@@ -1,0 +1,160 @@
+"""What can be checked here, one session a task; `nox -l` lists them and `nox` runs them all.
+
+torch is 5 GB, so the sessions that import the packages share one environment, `.nox/shared`, into which the wheels
+from `dist/` are installed. Wheels and environments are made when a session needs them and made anew when what they
+are made of has changed; remove `dist` or `.nox` to start over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "build", "typecheck", "docs", "demo", "bench", "tests"]
+
+ROOT = Path(__file__).resolve().parent
+DIST = ROOT / "dist"
+PACKAGES = ("natten-core", "dinat-zoo")
+# What depends on the instruction set; how operators are registered and compiled does not.
+NUMERIC_TESTS = [f"packages/natten-core/tests/test_{name}.py" for name in ("golden", "gradients", "values", "windows")]
+GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and cheap consistency checks, without torch: ruff, clang-format, version pins, the tree's own rules."""
+    python = environment(session, "lint", group("lint"))
+    run(session, python, "-m", "ruff", "check")
+    run(session, python, "-m", "ruff", "format", "--check")
+    sources = [str(path) for path in sorted((ROOT / "packages/natten-core/csrc").rglob("*")) if is_cxx(path)]
+    run(session, python.parent / "clang-format", "--dry-run", "-Werror", *sources)
+    run(session, python, "ci/check_pins.py")
+    run(session, python, "ci/check_tree.py")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Wheels and sdists of both packages in dist/, inspected."""
+    wheels(session)
+    python = environment(session, "build", group("build"))
+    run(session, python, "ci/check_wheel.py", *sorted(DIST.glob("*.whl")), *sorted(DIST.glob("*.tar.gz")))
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """Strict mypy on both packages' sources, against the dependencies as installed."""
+    run(session, shared(session), "-m", "mypy", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Every test against the installed wheels, the kernels' under each instruction set; arguments go to pytest."""
+    python = shared(session)
+    pytest = python.parent / "pytest"
+    if session.posargs:
+        run(session, pytest, *session.posargs)
+        return
+    run(session, pytest, "--durations=15", env={"REQUIRE_INSTALLED_WHEELS": "1"})
+    listing = "import natten_core as n; i = n.build_info(); print(i['isa_active'], *i['isa_present'])"
+    active, *present = str(session.run(str(python), "-c", listing, silent=True)).split()
+    for isa in present:
+        if isa != active:
+            session.log(f"kernels under {isa}")
+            run(session, pytest, "-m", "kernels", *NUMERIC_TESTS, env={"NATTEN_CORE_ISA": isa})
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The operator's benchmark in its short form; arguments replace it (see packages/natten-core/benchmarks)."""
+    run(session, shared(session), "packages/natten-core/benchmarks/bench_na.py", *(session.posargs or ["--short"]))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation as HTML in build/docs; every warning and every broken reference is an error."""
+    run(session, shared(session), "-m", "sphinx", "-n", "-W", "--keep-going", "-q", "docs", "build/docs")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Classifies the example images with the installed wheels and the bundled model."""
+    python = shared(session)
+    run(session, python.parent / "dinat-zoo", "classify", *(session.posargs or ["examples/"]))
+
+
+def run(session: nox.Session, *command: str | Path, env: dict[str, str] | None = None) -> None:
+    session.run(*(str(part) for part in command), env=env)
+
+
+def group(name: str) -> list[str]:
+    return list(nox.project.dependency_groups(GROUPS, name))
+
+
+def is_cxx(path: Path) -> bool:
+    return path.suffix in {".cpp", ".h", ".cu", ".cuh"}
+
+
+def environment(session: nox.Session, name: str, requirements: list[str]) -> Path:
+    """Returns the Python of `.nox/NAME`, which is made anew when its requirements or this Python have changed."""
+    home = ROOT / ".nox" / name
+    stamp, wanted = home / "made-of.txt", "\n".join([sys.version, *requirements])
+    python = home / "bin" / "python"
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        shutil.rmtree(home, ignore_errors=True)
+        run(session, sys.executable, "-m", "venv", home)
+        run(session, python, "-m", "pip", "install", "--quiet", *requirements)
+        stamp.write_text(wanted)
+    return python
+
+
+def wheels(session: nox.Session) -> list[Path]:
+    """Returns both wheels, built (from their sdists, in isolation) where dist/ has none of the present sources."""
+    for package in PACKAGES:
+        stamp, wanted = DIST / f".{package}.sha256", sources_digest(ROOT / "packages" / package)
+        if stamp.is_file() and stamp.read_text() == wanted:
+            continue
+        for old in DIST.glob(f"{package.replace('-', '_')}-*"):
+            old.unlink()
+        python = environment(session, "build", group("build"))
+        run(session, python, "-m", "build", "--outdir", DIST, f"packages/{package}")
+        stamp.write_text(wanted)
+    return sorted(DIST.glob("*.whl"))
+
+
+def shared(session: nox.Session) -> Path:
+    """Returns the Python of the environment with torch, the test and documentation tools, and both wheels as built."""
+    built = wheels(session)
+    python = environment(session, "shared", [*runtime_requirements(), *group("shared")])
+    stamp, wanted = python.parent.parent / "wheels.txt", digest(built)
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        run(session, python, "-m", "pip", "install", "--quiet", "--no-deps", "--force-reinstall", *built)
+        run(session, python, "-m", "pip", "check")
+        stamp.write_text(wanted)
+    return python
+
+
+def runtime_requirements() -> list[str]:
+    projects = [nox.project.load_toml(ROOT / "packages" / package / "pyproject.toml") for package in PACKAGES]
+    needed = [requirement for project in projects for requirement in project["project"]["dependencies"]]
+    return sorted({requirement for requirement in needed if not requirement.startswith(PACKAGES)})
+
+
+def sources_digest(package: Path) -> str:
+    """Digest of what goes into a package's sdist, and of the Python that its wheel is built for."""
+    parts = [part for part in package.iterdir() if part.name not in {"tests", "benchmarks", "build", "dist"}]
+    files = [file for part in parts for file in (part.rglob("*") if part.is_dir() else [part]) if file.is_file()]
+    sources = sorted(file for file in files if file.suffix not in {".pyc", ".so"})
+    return digest(sources) + " " + sys.implementation.cache_tag
+
+
+def digest(files: list[Path]) -> str:
+    total = hashlib.sha256()
+    for file in files:
+        total.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes())
+    return total.hexdigest()

@@ -1,0 +1,102 @@
+"""The inspections of ci/ find what they are there to find."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+import natten_core
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A minimal tree on which all versions agree."""
+    for name, dependencies in {"natten-core": '["torch>=2.7"]', "dinat-zoo": '["natten-core>=0.3,<0.4"]'}.items():
+        package = tmp_path / "packages" / name
+        source = package / "src" / name.replace("-", "_")
+        source.mkdir(parents=True)
+        (source / "__init__.py").write_text('__version__ = "0.3.1"\n')
+        (package / "LICENSE").write_text("terms")
+        (package / "pyproject.toml").write_text(
+            f'[project]\nname = "{name}"\nversion = "0.3.1"\ndependencies = {dependencies}\n'
+        )
+    (tmp_path / "LICENSE").write_text("terms")
+    (tmp_path / "CHANGELOG.md").write_text("## dinat-zoo 0.3.1\n\n## natten-core 0.3.1\n")
+    return tmp_path
+
+
+def test_pins_agree(tree: Path, ci_script) -> None:
+    assert ci_script("check_pins").disagreements(tree) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "finding"),
+    [
+        ("packages/natten-core/pyproject.toml", "0.3.1", "0.4.0", "does not admit the natten-core 0.4.0"),
+        ("packages/dinat-zoo/pyproject.toml", "natten-core>=0.3,<0.4", "timm", "does not depend on natten-core"),
+        ("packages/dinat-zoo/src/dinat_zoo/__init__.py", "0.3.1", "0.3.0", "__version__ is 0.3.0"),
+        ("CHANGELOG.md", "## natten-core 0.3.1", "## natten-core 0.3.0", "no heading '## natten-core 0.3.1'"),
+        ("packages/dinat-zoo/LICENSE", "terms", "other terms", "differs from the LICENSE"),
+    ],
+)
+def test_pins_disagree(tree: Path, ci_script, path: str, old: str, new: str, finding: str) -> None:
+    file = tree / path
+    file.write_text(file.read_text().replace(old, new))
+    assert any(finding in line for line in ci_script("check_pins").disagreements(tree))
+
+
+def test_includes_that_stop_at_the_bindings(tmp_path: Path, ci_script) -> None:
+    check = ci_script("check_tree").foreign_includes
+    for name, text in {
+        "cpu/good.cpp": "#include <vector>\n// #include <torch/extension.h>\n",
+        "bindings/module.cpp": "#include <pybind11/pybind11.h>\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert check(tmp_path) == []
+    (tmp_path / "cpu/bad.h").write_text("#include <Python.h>\n")
+    (tmp_path / "bindings/bad.cpp").write_text("# include <ATen/ATen.h>\n")
+    assert [line.partition(": includes ")[2].split(";")[0] for line in check(tmp_path)] == ["ATen/ATen.h", "Python.h"]
+
+
+def test_marks_left_in_a_page(tmp_path: Path, ci_script) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("a << b, 1 << 20, <b>x</b>\n")
+    check = ci_script("check_tree").unfilled_marks
+    assert check([page]) == []
+    page.write_text("time: <<" + "someone: the table>>\n")
+    assert len(check([page])) == 1
+
+
+def installed_module() -> Path:
+    return next(Path(str(natten_core.__file__)).parent.glob("_C.*.so"))
+
+
+def test_the_compiled_module_passes(ci_script) -> None:
+    assert ci_script("check_wheel").module_faults(installed_module().read_bytes(), "PyInit__C") == []
+
+
+def test_a_module_built_against_torch_does_not(ci_script) -> None:
+    library = Path(str(torch.__file__)).parent / "lib" / "libtorch_python.so"
+    found = ci_script("check_wheel").module_faults(library.read_bytes(), "PyInit__C")
+    assert any("needs libtorch" in line for line in found)
+    assert any("search path" in line for line in found)
+    assert any("names beside PyInit__C" in line for line in found)
+
+
+def test_a_wheel_with_faults(tmp_path: Path, ci_script) -> None:
+    wheel = tmp_path / "natten_core-0.3.1-cp311-cp311-linux_x86_64.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("natten_core/__init__.py", "")
+        archive.writestr("natten_core/py.typed", "")
+        archive.writestr("natten_core/tests/test_na.py", "")
+    found = "\n".join(ci_script("check_wheel").faults(wheel))
+    assert "_C" in found
+    assert "licenses/LICENSE" in found
+    assert "has natten_core/tests/test_na.py" in found
+    with pytest.raises(ValueError, match="neither a wheel nor an sdist"):
+        ci_script("check_wheel").faults(shutil.copy(wheel, tmp_path / "other-1.0-py3-none-any.whl"))
