@@ -145,15 +145,38 @@ def test_gradients_through_vmap(with_bias: bool, route: str) -> None:
     close(found, wanted)
 
 
-def test_a_vectorised_jacobian_calls_the_backward_in_a_vmap(route: str) -> None:
+def test_a_vectorised_jacobian(route: str) -> None:
     q, k, v, rpb = inputs()
 
     def jacobian(function: Any) -> Any:
-        return torch.autograd.functional.jacobian(
-            lambda q, b: function(q, k, v, b)[1].sum((1, 2)), (q, rpb), vectorize=True
-        )
+        def rows(q: Tensor, b: Tensor) -> Tensor:
+            return torch.as_tensor(function(q, k, v, b)[1].sum((1, 2)))
+
+        return torch.autograd.functional.jacobian(rows, (q, rpb), vectorize=True)
 
     close(jacobian(ours(route)), jacobian(oracle))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["separate", "packed"])
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no-bias"])
+def test_vmap_over_a_backward(packed: bool, with_bias: bool, route: str) -> None:
+    """Many gradients of one result at once; that of the bias is summed over the batch, but not over these."""
+    q, k, v, rpb = CASE.tensors().values()
+    bias = rpb if with_bias else None
+    wanted = [tensor for tensor in (q, k, v, bias) if tensor is not None]
+    if packed:
+        qkv = torch.stack([q, k, v], -3)
+        results = na2d_qkvpacked(qkv, **CASE.settings, rpb=bias, return_lse=True, backend=route)
+    else:
+        results = na2d(q, k, v, **CASE.settings, rpb=bias, return_lse=True, backend=route)
+    grads = tuple(torch.randn(3, *part.shape, dtype=part.dtype) for part in results)
+
+    def gradient(*grads: Tensor) -> Any:
+        return torch.autograd.grad(results, wanted, grads, retain_graph=True)
+
+    found = torch.vmap(gradient)(*grads)
+    for i in range(3):
+        close(tuple(part[i] for part in found), gradient(*(grad[i] for grad in grads)))
 
 
 def test_autocast_changes_neither_dtype_nor_precision(route: str) -> None:
