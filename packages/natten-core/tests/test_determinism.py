@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import natten_oracle
 import pytest
 import torch
 from torch import Tensor
@@ -64,3 +65,16 @@ def test_what_is_outside_a_window_leaves_no_trace() -> None:
     changed = na2d(q, k2, v2, 5, backend="cpu")
     assert torch.equal(changed[:, :7], plain[:, :7])  # rows 0 to 6 see rows 0 to 8
     assert not torch.equal(changed[:, 7:], plain[:, 7:])
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_what_is_not_finite_reaches_those_who_see_it_alone(axis: int) -> None:
+    q, k, v = torch.randn(3, 1, 19, 37, 1, 8)
+    for row in range(2, q.shape[axis] - 3):
+        poisoned = v.clone()
+        poisoned.select(axis, row)[:] = float("nan")
+        reached = (
+            na2d(q, k, poisoned, 5, backend="cpu").isnan().all(-1).all(3 - axis).flatten().nonzero().flatten().tolist()
+        )
+        sees = [i for i in range(q.shape[axis]) if row in natten_oracle.window(i, q.shape[axis], 5, 1, 1, False)]
+        assert reached == sees, row

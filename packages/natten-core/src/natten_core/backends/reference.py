@@ -2,7 +2,8 @@
 
 Queries are taken in tiles of neighbours of one dilation group. All that a tile needs lies in one small box of keys of
 the same group, so a tile is a dense attention problem with a mask, and a batch of tiles two batched matrix products.
-Tiles are processed in batches that keep the temporary arrays within a budget.
+Tiles are processed in batches that keep the temporary arrays within a budget. A weight of zero times infinity is not
+zero: a value that is not finite spoils all queries of the tiles whose box it lies in, not only those that see it.
 
 Inside, axes are ordered [batch, heads, tokens, head_dim]. Per-axis index arrays are combined into those of the whole
 map one batch of tiles at a time.
