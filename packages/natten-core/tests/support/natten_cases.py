@@ -111,6 +111,9 @@ CASES = [
     Case("2d-scale-negative", (7, 8), (3, 3), scale=-0.7),
     # beyond the kernels
     Case("1d-strided", (18,), (6,), stride=(3,)),
+    Case("1d-strided-long", (200,), (6,), stride=(5,), batch=1),
+    Case("1d-causal-strided-long", (200,), (6,), stride=(5,), is_causal=(True,), batch=1),
+    Case("2d-strided-long", (23, 26), (5, 4), stride=(3, 4), dilation=(1, 2), batch=1),
     Case("1d-blocked", (13,), (4,), stride=(4,)),
     Case("1d-causal", (17,), (5,), dilation=(3,), is_causal=(True,)),
     Case("1d-causal-strided", (19,), (5,), stride=(3,), dilation=(2,), is_causal=(True,)),
