@@ -53,14 +53,13 @@ void na_forward(const std::string& dtype, int64_t batch, int64_t heads, int64_t 
 
 void na_backward(const std::string& dtype, int64_t batch, int64_t heads, int64_t head_dim, const Sizes& spatial,
                  const Sizes& kernel_size, const Sizes& dilation, double scale, const View& query, const View& key,
-                 const View& value, int64_t rpb, const View& output, const View& lse, const View& grad_output,
-                 const std::optional<View>& grad_lse, const View& grad_query, const View& grad_key,
-                 const View& grad_value, int64_t grad_rpb, int threads) {
+                 const View& value, int64_t rpb, const View& grad_output, const std::optional<View>& grad_lse,
+                 const View& grad_query, const View& grad_key, const View& grad_value, int64_t grad_rpb, int threads) {
   BackwardArgs args;
   ForwardArgs& f = args.forward;
   f.problem = problem(dtype, batch, heads, head_dim, spatial, kernel_size, dilation, scale, threads);
   f.query = tensor(query), f.key = tensor(key), f.value = tensor(value);
-  f.rpb = reinterpret_cast<const void*>(rpb), f.output = tensor(output), f.lse = tensor(lse);
+  f.rpb = reinterpret_cast<const void*>(rpb);
   args.grad_output = tensor(grad_output);
   if (grad_lse) args.grad_lse = tensor(*grad_lse);
   args.grad_query = tensor(grad_query), args.grad_key = tensor(grad_key), args.grad_value = tensor(grad_value);

@@ -37,8 +37,6 @@ def na_backward(
     key: Span,
     value: Span,
     rpb: int,
-    output: Span,
-    lse: Span,
     grad_output: Span,
     grad_lse: Span | None,
     grad_query: Span,

@@ -39,7 +39,7 @@ struct ForwardArgs {
 };
 
 struct BackwardArgs {
-  ForwardArgs forward;
+  ForwardArgs forward;         // output and lse are not read
   Tensor grad_output;          // [B, Z, Y, X, heads, head_dim]
   Tensor grad_lse;             // [B, Z, Y, X, heads]; data may be null
   Tensor grad_query;           // [B, Z, Y, X, heads, head_dim]

@@ -90,9 +90,7 @@ def na_backward(
     """Gradients of query, key, value (contiguous) and rpb (empty without one), each in its tensor's dtype."""
     dtype = compute_dtype(query.dtype)
     grads = [torch.empty(query.shape, dtype=dtype) for _ in range(3)]
-    grad_rpb = _backward(
-        grad_output, grad_lse, (query, key, value), rpb, output, lse, kernel_size, dilation, scale, grads
-    )
+    grad_rpb = _backward(grad_output, grad_lse, (query, key, value), rpb, kernel_size, dilation, scale, grads)
     return grads[0].to(query.dtype), grads[1].to(query.dtype), grads[2].to(query.dtype), grad_rpb
 
 
@@ -122,8 +120,6 @@ def na_qkvpacked_backward(
         grad_lse,
         qkv.unbind(-3),
         rpb,
-        output,
-        lse,
         kernel_size,
         dilation,
         scale,
@@ -137,21 +133,22 @@ def _backward(
     grad_lse: Tensor | None,
     inputs: Sequence[Tensor],
     rpb: Tensor | None,
-    output: Tensor,
-    lse: Tensor,
     kernel_size: Sequence[int],
     dilation: Sequence[int],
     scale: float,
     grads: Sequence[Tensor],
 ) -> Tensor:
-    """Fills `grads`, those of query, key and value in the compute dtype, and returns the gradient of `rpb`."""
+    """Fills `grads`, those of query, key and value in the compute dtype, and returns the gradient of `rpb`.
+
+    The kernel computes the softmax again and needs neither the output nor the log-sum-exp.
+    """
     dtype = grads[0].dtype
     bias = None if rpb is None else rpb.to(dtype).contiguous()
     grad_bias = torch.empty(0, dtype=dtype) if bias is None else torch.zeros_like(bias)
-    if output.numel():
+    if grads[0].numel():
         rank = len(kernel_size)
         q, k, v = (_readable(tensor, dtype) for tensor in inputs)
-        out, grad_out = _readable(output, dtype), _readable(grad_output, dtype)
+        grad_out = _readable(grad_output, dtype)
         _kernels().na_backward(
             *_sizes(q, kernel_size, dilation),
             scale,
@@ -159,8 +156,6 @@ def _backward(
             _span(k, rank),
             _span(v, rank),
             0 if bias is None else bias.data_ptr(),
-            _span(out, rank),
-            _span(lse, rank),
             _span(grad_out, rank),
             None if grad_lse is None else _span(grad_lse, rank),
             *(_span(grad, rank) for grad in grads),
