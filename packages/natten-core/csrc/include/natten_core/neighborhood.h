@@ -31,4 +31,48 @@ NATTEN_INLINE int64_t window_start(int64_t position, int64_t group_length, int64
   return max_of(0, min_of(position - kernel_size / 2, group_length - kernel_size));
 }
 
+// The same with a stride and, where `causal`, nothing after the query: the keys [window_begin, window_end) of the query
+// at `position`. All `stride` queries of a step share the window of the one that leads them; a causal window is cut at
+// the query, and at the left border. Int is int32_t or int64_t, for all that a call is given.
+template <class Int>
+NATTEN_INLINE Int window_lead(Int position, Int group_length, Int stride, bool causal) {
+  if (stride == 1) return position;
+  const Int lead = position / stride * stride + (causal ? stride - 1 : stride / 2);
+  return lead < group_length ? lead : group_length - 1;
+}
+
+template <class Int>
+NATTEN_INLINE Int window_begin(Int position, Int group_length, Int kernel_size, Int stride, bool causal) {
+  const Int lead = window_lead(position, group_length, stride, causal);
+  const Int begin = causal ? lead - kernel_size + 1 : lead - kernel_size / 2;
+  const Int last = causal || begin < group_length - kernel_size ? begin : group_length - kernel_size;
+  return last > 0 ? last : 0;
+}
+
+template <class Int>
+NATTEN_INLINE Int window_end(Int position, Int group_length, Int kernel_size, Int stride, bool causal) {
+  return causal ? position + 1 : window_begin(position, group_length, kernel_size, stride, causal) + kernel_size;
+}
+
+// The queries [seen_begin, seen_end) whose windows contain the key at `position`: window_begin and window_end never
+// decrease from one query to the next, so they are neighbours.
+template <class Int>
+NATTEN_INLINE Int seen_begin(Int position, Int group_length, Int kernel_size, Int stride, bool causal) {
+  if (causal) return position;
+  if (position < kernel_size) return 0;
+  const Int lead = position - kernel_size + 1 + kernel_size / 2;  // of the first step that begins late enough
+  const Int first = stride == 1 ? lead : (lead - stride / 2 + stride - 1) / stride * stride;
+  return first < group_length ? first : group_length;
+}
+
+template <class Int>
+NATTEN_INLINE Int seen_end(Int position, Int group_length, Int kernel_size, Int stride, bool causal) {
+  const Int lead = position + (causal ? kernel_size - 1 : kernel_size / 2);  // of the last that begins early enough
+  const Int always = causal ? group_length - 1 - lead : group_length - kernel_size - position;
+  if (always <= 0) return group_length;
+  const Int ahead = causal ? stride - 1 : stride / 2;  // of a step's first query
+  const Int end = stride == 1 ? lead + 1 : ((lead - ahead) / stride + 1) * stride;
+  return end < group_length ? end : group_length;
+}
+
 }  // namespace natten_core

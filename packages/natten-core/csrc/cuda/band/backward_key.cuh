@@ -1,0 +1,280 @@
+// The key-major pass of the backward: the gradients of keys and values; see docs/kernels/cuda-band.md.
+//
+// The march of the forward kernel with the roles exchanged: a warp holds 2 rows x 8 columns of keys and values, and the
+// rows of queries that see them stream through the ring, with the gradients of their outputs and their statistics.
+// Scores are transposed, [keys, queries], so that they are factors of both gradients without any shuffle.
+#pragma once
+
+#include "cuda/band/backward_geometry.h"
+#include "cuda/band/backward_params.h"
+#include "cuda/band/backward_ring.h"
+#include "cuda/band/backward_table.h"
+
+namespace natten_core::cuda::band {
+
+template <int kTiles_, int D>
+struct KeyShape {
+  static constexpr int kTiles = kTiles_;
+  static constexpr int kColumns = kTiles * 8;
+  static constexpr int kAtOnce = kTiles == 3 ? 2 : 1;  // query rows; products over queries take pairs of n-tiles
+  using Table = BackwardTable<kTiles>;
+};
+
+template <class T, class Shape, int D>
+struct KeyTile {
+  static constexpr int kTiles = Shape::kTiles, kAll = Shape::kAtOnce * kTiles;
+  static constexpr int kStep = 16 * D;  // bytes of 8 columns
+
+  BackwardRing<T, D> ring;
+  RowOffsets<D> query_offsets;  // in a row of the ring, of the lane's query of the first n-tile
+  uint32_t query_offset;  // likewise, of its address for ldmatrix
+  uint32_t statistics;  // [slots, columns], at the lane's column of the first n-tile as an accumulator's column
+  int lane;
+  float scale_log2;
+  Map map;
+  typename Shape::Table table;
+
+  struct Keys {
+    RowPair<D> key, value;
+  };
+  struct Sums {
+    float key[D / 8][4] = {}, value[D / 8][4] = {};
+  };
+
+  // What the upper key row had for the previous query row: the lower one has it for this.
+  struct Previous {
+    bool seen = false;
+    float bias[kTiles][2];
+
+    DEV_FN Previous() {
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) bias[t][0] = bias[t][1] = -INFINITY;
+    }
+  };
+
+  // Query rows `row` ... before `end`, for the key rows y and y + 1. The ring has them in the slots `slot`.
+  DEV_FN void take(Sums& sums, Previous& previous, const Keys& k, const int (&slot)[Shape::kAtOnce], int y, int row,
+                   int end) const {
+    float weight[kAll][4], grad[kAll][4];
+    uint32_t row_at[Shape::kAtOnce];
+#pragma unroll
+    for (int a = 0; a < Shape::kAtOnce; ++a) {
+      row_at[a] = ring.at(slot[a]);
+      const int begin = start_y(map, row + a), relative = y - row - a + map.kernel_y - 1;
+      const bool there = row + a < end;
+      const bool upper_seen = there && y >= begin && y < begin + map.kernel_y;
+      const bool lower_seen = there && y + 1 >= begin && y + 1 < begin + map.kernel_y;
+      const uint32_t upper = table.at(upper_seen, relative);
+      if (lower_seen != previous.seen) {  // at borders, and where either begins or ends
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) {
+          const auto bias = dev::lds<dev::vec<float, 2>>(table.at(lower_seen, relative + 1) + uint32_t(t * 256));
+          previous.bias[t][0] = bias[0], previous.bias[t][1] = bias[1];
+        }
+      }
+      previous.seen = upper_seen;
+      const uint32_t row_statistics = statistics + uint32_t(slot[a] * ring.columns * 8);
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        const auto bias = dev::lds<dev::vec<float, 2>>(upper + uint32_t(t * 256));
+        float score[4] = {bias[0], bias[1], previous.bias[t][0], previous.bias[t][1]};
+        previous.bias[t][0] = bias[0], previous.bias[t][1] = bias[1];
+        const auto query = load_shared_row<D>(ring.first + row_at[a] + uint32_t(t * kStep), query_offsets);
+        multiply_rows<T, D>(score, k.key, query);
+        const auto lse = dev::lds<dev::vec<float, 2>>(row_statistics + uint32_t(t * 32));
+        const auto delta = dev::lds<dev::vec<float, 2>>(row_statistics + uint32_t(t * 32 + ring.columns * 4));
+        float (&w)[4] = weight[a * kTiles + t];
+        float (&g)[4] = grad[a * kTiles + t];
+        g[0] = g[2] = delta[0], g[1] = g[3] = delta[1];
+        const auto output = load_shared_row<D>(ring.second + row_at[a] + uint32_t(t * kStep), query_offsets);
+        multiply_rows<T, D>(g, k.value, output);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          w[i] = dev::ex2(dev::fma(score[i], scale_log2, lse[i & 1]));
+          g[i] *= w[i];
+        }
+      }
+    }
+
+    const bool odd = lane & 8;  // the lane addresses queries of a pair's second n-tile
+#pragma unroll
+    for (int n = 0; n < kAll; n += 2) {
+      const uint32_t w[4] = {dev::pack<T>(weight[n][0], weight[n][1]), dev::pack<T>(weight[n][2], weight[n][3]),
+                             dev::pack<T>(weight[n + 1][0], weight[n + 1][1]),
+                             dev::pack<T>(weight[n + 1][2], weight[n + 1][3])};
+      const uint32_t g[4] = {dev::pack<T>(grad[n][0], grad[n][1]), dev::pack<T>(grad[n][2], grad[n][3]),
+                             dev::pack<T>(grad[n + 1][0], grad[n + 1][1]),
+                             dev::pack<T>(grad[n + 1][2], grad[n + 1][3])};
+      uint32_t at = row_at[n / kTiles] + uint32_t(n % kTiles * kStep);
+      if (kTiles == 3 && odd) at = row_at[(n + 1) / kTiles] + uint32_t((n + 1) % kTiles * kStep - kStep);
+#pragma unroll
+      for (int d = 0; d < D / 16; ++d) {
+        uint32_t query[4], output[4];
+        dev::ldmatrix_x4_trans(output, ring.second + at + (query_offset ^ uint32_t(d << 5)));
+        dev::mma<T>(sums.value[2 * d], w, output[0], output[1]);
+        dev::mma<T>(sums.value[2 * d + 1], w, output[2], output[3]);
+        dev::ldmatrix_x4_trans(query, ring.first + at + (query_offset ^ uint32_t(d << 5)));
+        dev::mma<T>(sums.key[2 * d], g, query[0], query[1]);
+        dev::mma<T>(sums.key[2 * d + 1], g, query[2], query[3]);
+      }
+    }
+  }
+};
+
+template <class T, class Shape, int D>
+DEV_KERNEL(kMaxStrip * 32, D <= 32 ? 2 : 1)
+key_pass(const KeyPassParams<T> p) {
+  const int key_head = int(blockIdx.x);
+  Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
+  const Map map = part.map;
+  part.x += p.origin[part.residue_x >= p.cut.extent_x % p.cut.dilation_x];
+  if (part.x >= map.length_x || part.y >= map.length_y) return;
+
+  DEV_SMEM(shared);
+  // Taken from lane 0, so that the compiler knows it to be the same in all lanes.
+  const int warp = dev::shfl(int(threadIdx.x >> 5), 0), lane = int(threadIdx.x & 31), warps = p.cut.tiles;
+  const int group = lane >> 2, quad_lane = lane & 3;
+  const int first = first_query_column(map, part.x, Shape::kColumns);
+
+  BackwardRing<T, D> ring;
+  ring.set(shared, p.cut.shared_columns, p.slots);
+  const uint32_t statistics = ring.end();
+  const uint32_t tables = statistics + uint32_t(p.slots * p.cut.shared_columns * 8);
+  const uint32_t one_table = uint32_t(table_bytes(map.kernel_y, Shape::kTiles, p.rpb != nullptr));
+
+  const int x = part.x + warp * kTileX;  // of the warp's keys
+  const bool idle = x >= map.length_x;
+  const int query_x = first_query_column(map, x, Shape::kColumns);
+  KeyTile<T, Shape, D> tile{ring,
+                            RowOffsets<D>(query_x - first + group, quad_lane),
+                            shared_offset<D>(query_x - first + (lane & 15), lane >> 4),
+                            statistics + uint32_t((query_x - first + quad_lane * 2) * 4),
+                            lane,
+                            p.scale * kLogToBase2,
+                            map,
+                            {}};
+  tile.table.set(tables + uint32_t(table_number<ByKeys>(map, part.x, warp, warps, Shape::kColumns)) * one_table, lane,
+                 p.rpb != nullptr);
+
+  const bool stored = x + group >= 0 && x + group < map.length_x;
+  const int column = int(max_of(0, min_of(x + group, map.length_x - 1)));  // of the map, whatever the lane's is
+  const int residues = p.cut.dilation_y * p.cut.dilation_x;
+  const int residue = part.residue_y * p.cut.dilation_x + part.residue_x;
+
+  for (int member = 0; member < p.group; ++member) {
+    const int head = key_head * p.group + member;
+    if (member > 0) dev::syncthreads();
+    if (member == 0 || p.rpb) {
+      const int entries = (2 * map.kernel_y - 1) * (2 * map.kernel_x - 1);
+      const float* rpb = p.rpb ? p.rpb + int64_t(head) * entries : nullptr;
+      Shape::Table::template fill_all<ByKeys>(tables, map, part.x, warps, rpb, 1.f / p.scale);
+    }
+
+    for (int sample = part.batch; sample < part.batch_end; ++sample) {
+      const float* from = p.statistics + ((int64_t(sample) * p.heads + head) * residues + residue) * p.map_size + first;
+      BackwardLoader<T, D> loader(ring, part, p.query.of(sample, head), Steps(p.query, p.cut),
+                                  p.grad_output.of(sample, head), Steps(p.grad_output, p.cut),
+                                  seen_begin_y(map, part.y), first, p.head_dim);
+      const auto load = [&](int end) {
+        int slot = loader.slot;
+        for (int row = loader.row; row < end; ++row, slot = ring.next(slot))
+          for (int c = int(threadIdx.x); c < 2 * p.cut.shared_columns; c += int(blockDim.x)) {
+            const int plane = c >= p.cut.shared_columns, column = c - plane * p.cut.shared_columns;
+            const bool valid = row < map.length_y && first + column < map.length_x;
+            dev::cp_async<4>(statistics + uint32_t((slot * 2 * p.cut.shared_columns + c) * 4),
+                             from + (valid ? (2 * row + plane) * p.length_x + column : 0), valid);
+          }
+        loader.load(end);
+      };
+      LaneRows<const T> key(p.key, p.cut, part, sample, key_head, part.y, column);
+      LaneRows<const T> value(p.value, p.cut, part, sample, key_head, part.y, column);
+      LaneRows<T> grad_key(p.grad_key, p.cut, part, sample, key_head, part.y, column);
+      LaneRows<T> grad_value(p.grad_value, p.cut, part, sample, key_head, part.y, column);
+      RowWords<D> keys[2], values[2];
+      const auto fetch = [&](int y) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          keys[h] = load_row<D>(key.next(), p.head_dim, quad_lane, y + h < map.length_y);
+          values[h] = load_row<D>(value.next(), p.head_dim, quad_lane, y + h < map.length_y);
+        }
+      };
+
+      dev::syncthreads();  // the tables are there, and the previous sample's rows no longer needed
+      load(seen_end_y(map, part.y));
+      dev::cp_async_commit();
+      int first_slot = seen_begin_y(map, part.y) % p.slots;  // of the rows that see the tile
+      for (int y = part.y; y < part.y_end; y += kTileY) {
+        const int begin = seen_begin_y(map, y), end = seen_end_y(map, y), slot_of_begin = first_slot;
+        first_slot = ring.next(first_slot, seen_begin_y(map, y + kTileY) - begin);
+        fetch(y);
+        dev::cp_async_wait<0>();
+        dev::syncthreads();
+        if (loader.row < end) {  // the ring had no room to load this any earlier
+          load(end);
+          dev::cp_async_commit();
+          dev::cp_async_wait<0>();
+          dev::syncthreads();
+        }
+        if (y + kTileY < part.y_end) load(int(min_of(seen_end_y(map, y + kTileY), begin + p.slots)));
+        dev::cp_async_commit();
+        if (idle) continue;
+        if (y + kTileY + (quad_lane >> 1) < map.length_y) {  // the next rows into the cache, half a row a lane
+          const int half = (quad_lane & 1) * (p.head_dim / 2), lower = quad_lane >> 1;
+          prefetch(key.row + lower * key.step + half);
+          prefetch(value.row + lower * value.step + half);
+        }
+        const typename KeyTile<T, Shape, D>::Keys k{{keys[0], keys[1]}, {values[0], values[1]}};
+        typename KeyTile<T, Shape, D>::Sums sums;
+        typename KeyTile<T, Shape, D>::Previous previous;
+        int next = slot_of_begin;
+        for (int row = begin; row < end; row += Shape::kAtOnce) {
+          int slot[Shape::kAtOnce];
+#pragma unroll
+          for (int a = 0; a < Shape::kAtOnce; ++a) {
+            const bool there = row + a < end;  // else any row will do
+            slot[a] = there ? next : slot[0];
+            if (there) next = ring.next(next);
+          }
+          tile.take(sums, previous, k, slot, y, row, end);
+        }
+
+        if (p.group > 1) {  // sums of the heads so far, kept by the lanes that made them
+          const int64_t pairs = (p.map_size / (2 * p.length_x) + 1) / 2, tiles = int64_t(p.cut.strips) * warps;
+          const int64_t strip = blockIdx.y / p.cut.bands % p.cut.strips;
+          const int64_t map_number = (int64_t(sample) * gridDim.x + key_head) * residues + residue;
+          auto* kept = p.sums + ((map_number * pairs + y / 2) * tiles + strip * warps + warp) * (D / 4 * 32) + lane;
+#pragma unroll
+          for (int n = 0; n < D / 4; ++n) {
+            float (&s)[4] = n < D / 8 ? sums.key[n < D / 8 ? n : 0] : sums.value[n < D / 8 ? 0 : n - D / 8];
+            if (member > 0) {
+              const auto before = dev::ldg(kept + n * 32);
+#pragma unroll
+              for (int i = 0; i < 4; ++i) s[i] += before[i];
+            }
+            if (member < p.group - 1) dev::stg(kept + n * 32, dev::vec<float, 4>{{s[0], s[1], s[2], s[3]}});
+          }
+          if (member < p.group - 1) continue;
+        }
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+          uint32_t key_words[D / 8], value_words[D / 8];
+#pragma unroll
+          for (int n = 0; n < D / 8; ++n) {
+            key_words[n] = dev::pack<T>(sums.key[n][2 * h] * p.scale, sums.key[n][2 * h + 1] * p.scale);
+            value_words[n] = dev::pack<T>(sums.value[n][2 * h], sums.value[n][2 * h + 1]);
+          }
+          to_chunks<D>(key_words, quad_lane);
+          to_chunks<D>(value_words, quad_lane);
+          T *const key_to = grad_key.next(), *const value_to = grad_value.next();
+          if (stored && y + h < map.length_y) {
+            store_row<D>(key_to, key_words, p.head_dim, quad_lane);
+            store_row<D>(value_to, value_words, p.head_dim, quad_lane);
+          }
+        }
+      }
+      dev::cp_async_wait<0>();
+    }
+  }
+}
+
+}  // namespace natten_core::cuda::band

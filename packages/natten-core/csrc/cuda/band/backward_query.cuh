@@ -1,0 +1,302 @@
+// The query-major pass of the backward: the gradients of queries and bias; see docs/kernels/cuda-band.md.
+//
+// The march of the forward kernel. With the log-sum-exp known, one key row at a time gives final probabilities, so that
+// scores need not be held. On the way, delta is found for the key-major pass.
+#pragma once
+
+#include "cuda/band/backward_bias.h"
+#include "cuda/band/backward_params.h"
+#include "cuda/band/backward_ring.h"
+#include "cuda/band/backward_table.h"
+
+namespace natten_core::cuda::band {
+
+// Kernels of up to 8 * (kTiles - 1) + 1 columns. kFixed: exactly 7 rows and at most 8 columns, all key rows unrolled.
+template <int kTiles_, bool kFixed_, int D>
+struct QueryShape {
+  static constexpr int kTiles = kTiles_;
+  static constexpr bool kFixed = kFixed_;
+  static constexpr int kColumns = kTiles * 8;
+  static constexpr int kAtOnce = kTiles == 3 ? 2 : 1;  // key rows; products over keys take pairs of n-tiles
+  static constexpr int kRows = kFixed ? 8 : 0;
+  using Table = BackwardTable<kTiles>;
+  using Sums = BiasSums<kTiles>;
+};
+
+// What the lanes of a warp know of its tile.
+template <class T, class Shape, int D>
+struct QueryTile {
+  static constexpr int kTiles = Shape::kTiles, kAll = Shape::kAtOnce * kTiles;
+  static constexpr int kStep = 16 * D;  // bytes of 8 columns
+
+  BackwardRing<T, D> ring;
+  RowOffsets<D> key_offsets;  // in a row of the ring, of the lane's key of the first n-tile
+  uint32_t key_offset;  // likewise, of its address for ldmatrix
+  typename Shape::Table table = {};
+  typename Shape::Sums sums = {};
+  Map map = {};
+  int lane = 0;
+  float scale_log2 = 0.f;
+  bool has_grad = false;  // of the bias
+
+  struct Queries {
+    RowPair<D> query, grad;
+    float lse[2];  // negated, in base 2
+    float delta[4];  // negated, as an accumulator
+  };
+  struct Previous {
+    float bias[kTiles][2];  // of the previous key row and the upper query row
+    float grad[kTiles][2];  // likewise, if not kFixed
+  };
+  float fixed[Shape::kFixed ? 7 : 1][kTiles][2] = {};  // bias gradients by key row from the upper query row's first
+  int relation = 0;  // relative row of that key row, for them
+
+  DEV_FN void flush() {
+    if constexpr (Shape::kFixed) {
+#pragma unroll
+      for (int j = 0; j < 6; j += 2) sums.add(relation + j, fixed[j], fixed[j + 1]);
+      sums.add(relation + 6, fixed[6]);
+#pragma unroll
+      for (int j = 0; j < 7; ++j)
+#pragma unroll
+        for (int t = 0; t < kTiles; ++t) fixed[j][t][0] = fixed[j][t][1] = 0.f;
+    }
+  }
+
+  // Key rows j ... of the tile whose first is relative row `first_row` for the upper query row; the ring has them at
+  // row_at. `shift` is by how many rows the windows of the lower query row begin after those of the upper: 0 or 1.
+  DEV_FN void take(float (&grad_query)[D / 8][4], const Queries& q, const uint32_t (&row_at)[Shape::kAtOnce], int j,
+                   int first_row, int shift, Previous& previous) {
+    float grad[kAll][4];
+#pragma unroll
+    for (int a = 0; a < Shape::kAtOnce; ++a) {
+      const int row = j + a, relative = first_row + row;
+      const uint32_t upper = table.at(row < map.kernel_y, relative);
+      const bool lower_seen = row >= shift && row < map.kernel_y + shift;
+#pragma unroll
+      for (int t = 0; t < kTiles; ++t) {
+        const auto bias = dev::lds<dev::vec<float, 2>>(upper + uint32_t(t * 256));
+        float score[4] = {bias[0], bias[1], previous.bias[t][0], previous.bias[t][1]};
+        if (row == 0 || row >= map.kernel_y) {
+          const auto lower = dev::lds<dev::vec<float, 2>>(table.at(lower_seen, relative - 1) + uint32_t(t * 256));
+          score[2] = lower[0], score[3] = lower[1];
+        }
+        previous.bias[t][0] = bias[0], previous.bias[t][1] = bias[1];
+        const auto key = load_shared_row<D>(ring.first + row_at[a] + uint32_t(t * kStep), key_offsets);
+        multiply_rows<T, D>(score, q.query, key);
+        float (&g)[4] = grad[a * kTiles + t];
+        const auto value = load_shared_row<D>(ring.second + row_at[a] + uint32_t(t * kStep), key_offsets);
+        multiply_rows_from<T, D>(g, q.delta, q.grad, value);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) g[i] *= dev::ex2(dev::fma(score[i], scale_log2, q.lse[i >> 1]));
+      }
+      if (Shape::kFixed || has_grad) add_bias(grad + a * kTiles, row, first_row, shift, previous);
+    }
+
+    const bool odd = lane & 8;  // the lane addresses keys of a pair's second n-tile
+#pragma unroll
+    for (int n = 0; n < kAll; n += 2) {
+      const uint32_t factor[4] = {dev::pack<T>(grad[n][0], grad[n][1]), dev::pack<T>(grad[n][2], grad[n][3]),
+                                  dev::pack<T>(grad[n + 1][0], grad[n + 1][1]),
+                                  dev::pack<T>(grad[n + 1][2], grad[n + 1][3])};
+      uint32_t at = row_at[n / kTiles] + uint32_t(n % kTiles * kStep);
+      if (kTiles == 3 && odd) at = row_at[(n + 1) / kTiles] + uint32_t((n + 1) % kTiles * kStep - kStep);
+#pragma unroll
+      for (int d = 0; d < D / 16; ++d) {
+        uint32_t key[4];
+        dev::ldmatrix_x4_trans(key, ring.first + at + (key_offset ^ uint32_t(d << 5)));
+        dev::mma<T>(grad_query[2 * d], factor, key[0], key[1]);
+        dev::mma<T>(grad_query[2 * d + 1], factor, key[2], key[3]);
+      }
+    }
+  }
+
+  DEV_FN void add_bias(const float (*grad)[4], int row, int first_row, int shift, Previous& previous) {
+    float both[kTiles][2];
+#pragma unroll
+    for (int t = 0; t < kTiles; ++t)
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        if constexpr (Shape::kFixed) {
+          if (row < 7) fixed[row < 7 ? row : 0][t][i] += grad[t][i];
+          if (row > 0) fixed[row > 0 ? row - 1 : 0][t][i] += grad[t][2 + i];
+          both[t][i] = grad[t][2 + i];
+        } else {
+          both[t][i] = (row > 0 ? previous.grad[t][i] : 0.f) + grad[t][2 + i];
+          previous.grad[t][i] = grad[t][i];
+        }
+      }
+    // Row 0 has the lower query row's alone, and nothing where that row's windows begin later or it is not in the map.
+    const bool complete = row == 0 ? shift == 0 && first_row > 0 : !Shape::kFixed && row <= map.kernel_y;
+    if (complete && has_grad) sums.add(first_row + row - 1, both);
+  }
+};
+
+template <class T, class Shape, int D>
+DEV_KERNEL(kMaxStrip * 32, D <= 32 ? 2 : 1)
+query_pass(const QueryPassParams<T> p) {
+  const int head = int(blockIdx.x), key_head = head / p.group;
+  const Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
+  const Map map = part.map;
+  const int entries = (2 * map.kernel_y - 1) * (2 * map.kernel_x - 1);
+  float* grad_rpb =
+      p.grad_rpb + ((int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * p.heads + head) * (p.grad_rpb ? entries : 0);
+  if (part.x >= map.length_x || part.y >= map.length_y) {
+    if (p.grad_rpb)
+      for (int e = int(threadIdx.x); e < entries; e += int(blockDim.x)) dev::stg(grad_rpb + e, 0.f);
+    return;
+  }
+
+  DEV_SMEM(shared);
+  // Taken from lane 0, so that the compiler knows it to be the same in all lanes.
+  const int warp = dev::shfl(int(threadIdx.x >> 5), 0), lane = int(threadIdx.x & 31), warps = p.cut.tiles;
+  const int group = lane >> 2, quad_lane = lane & 3;
+  const int first = first_column(map, part.x, Shape::kColumns);
+
+  BackwardRing<T, D> ring;
+  ring.set(shared, p.cut.shared_columns, Shape::kFixed ? Shape::kRows + kTileY : p.slots);
+  const uint32_t tables = ring.end();
+  const uint32_t one_table = uint32_t(table_bytes(map.kernel_y, Shape::kTiles, p.rpb != nullptr));
+  const float* rpb = p.rpb ? p.rpb + int64_t(head) * entries : nullptr;
+  Shape::Table::template fill_all<ByQueries>(tables, map, part.x, warps, rpb, 1.f / p.scale);
+
+  const int x = part.x + warp * kTileX;  // of the warp's queries
+  const bool idle = x >= map.length_x;
+  const int key_x = first_column(map, x, Shape::kColumns);
+  QueryTile<T, Shape, D> tile{ring, RowOffsets<D>(key_x - first + group, quad_lane),
+                              shared_offset<D>(key_x - first + (lane & 15), lane >> 4)};
+  tile.map = map, tile.lane = lane;
+  if (Shape::kFixed) tile.map.kernel_y = 7;
+  tile.table.set(tables + uint32_t(table_number<ByQueries>(map, part.x, warp, warps, Shape::kColumns)) * one_table,
+                 lane, p.rpb != nullptr);
+  tile.scale_log2 = p.scale * kLogToBase2;
+  tile.has_grad = p.grad_rpb != nullptr;
+  const uint32_t all_sums = tables + uint32_t(p.cut.tables) * one_table;
+  const uint32_t one_sums = uint32_t(sums_bytes(map.kernel_y, map.kernel_x));
+  if (tile.has_grad) tile.sums.set(all_sums + uint32_t(warp) * one_sums, map, lane, x, key_x);
+  tile.relation = start_y(map, part.y) - part.y + map.kernel_y - 1;
+
+  // A column beyond the map reads the last one.
+  const int column = int(min_of(x + group, map.length_x - 1));
+  const bool stored = x + group < map.length_x;
+  const int residue = part.residue_y * p.cut.dilation_x + part.residue_x;
+
+  struct Fetched {
+    RowWords<D> query[2], grad[2], output[2];
+    float lse[2], grad_lse[2];
+  };
+  for (int sample = part.batch; sample < part.batch_end; ++sample) {
+    float* statistics =
+        p.statistics +
+        ((int64_t(sample) * p.heads + head) * p.cut.dilation_y * p.cut.dilation_x + residue) * p.map_size +
+        (2 * part.y * p.length_x + column);
+    LaneRows<const T> query(p.query, p.cut, part, sample, head, part.y, column);
+    LaneRows<const T> grad(p.grad_output, p.cut, part, sample, head, part.y, column);
+    LaneRows<const T> output(p.output, p.cut, part, sample, head, part.y, column);
+    LaneRows<const float> lse(p.lse, p.cut, part, sample, head, part.y, column);
+    LaneRows<const float> grad_lse(p.grad_lse, p.cut, part, sample, head, part.y, column);
+    LaneRows<T> result(p.grad_query, p.cut, part, sample, head, part.y, column);
+    Fetched f;
+    const auto fetch = [&](int y) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const bool there = y + h < map.length_y;
+        f.query[h] = load_row<D>(query.next(), p.head_dim, quad_lane, there);
+        f.grad[h] = load_row<D>(grad.next(), p.head_dim, quad_lane, there);
+        f.output[h] = load_row<D>(output.next(), p.head_dim, quad_lane, there);
+        const float *lse_at = lse.next(), *grad_lse_at = grad_lse.next();
+        f.lse[h] = there ? dev::ldg(lse_at) : INFINITY;  // rows beyond the map get no weight
+        f.grad_lse[h] = there && p.grad_lse.data ? dev::ldg(grad_lse_at) : 0.f;
+      }
+    };
+
+    const int key_rows = key_rows_of(map.kernel_y, Shape::kAtOnce);
+    dev::syncthreads();  // the tables are there, and the previous sample's rows no longer needed
+    BackwardLoader<T, D> loader(ring, part, p.key.of(sample, key_head), Steps(p.key, p.cut),
+                                p.value.of(sample, key_head), Steps(p.value, p.cut), start_y(map, part.y), first,
+                                p.head_dim);
+    loader.load(start_y(map, part.y) + key_rows);
+    dev::cp_async_commit();
+    int first_slot = start_y(map, part.y) % ring.slots;  // of the keys of a step
+    for (int y = part.y; y < part.y_end; y += kTileY) {
+      fetch(y);
+      dev::cp_async_wait<0>();
+      dev::syncthreads();
+      if (y + kTileY < part.y_end) loader.load(start_y(map, y + kTileY) + key_rows);
+      dev::cp_async_commit();
+      const int key_y = start_y(map, y), shift = start_y(map, y + 1) - key_y, slot_of_first = first_slot;
+      first_slot = ring.next(first_slot, start_y(map, y + kTileY) - key_y);
+      if (idle) continue;
+      if (y + kTileY + (quad_lane >> 1) < map.length_y) {  // the next rows into the cache, half a row a lane
+        const int half = (quad_lane & 1) * (p.head_dim / 2), lower = quad_lane >> 1;
+        prefetch(query.row + lower * query.step + half);
+        prefetch(grad.row + lower * grad.step + half);
+        prefetch(output.row + lower * output.step + half);
+      }
+      typename QueryTile<T, Shape, D>::Queries q{{f.query[0], f.query[1]}, {f.grad[0], f.grad[1]}, {}, {}};
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        float delta = 0.f;
+#pragma unroll
+        for (int i = 0; i < D / 8; ++i) {
+          const uint32_t a = f.output[h].word[i], b = f.grad[h].word[i];
+          delta = dev::fma(dev::lo<T>(a), dev::lo<T>(b), delta);
+          delta = dev::fma(dev::hi<T>(a), dev::hi<T>(b), delta);
+        }
+        delta += dev::shfl_xor(delta, 1);
+        delta += dev::shfl_xor(delta, 2);
+        q.delta[2 * h] = f.grad_lse[h] - delta;
+        q.delta[2 * h + 1] = distinct(q.delta[2 * h]);
+        q.lse[h] = f.lse[h] * -kLogToBase2;
+        if (stored && y + h < map.length_y && quad_lane == 0) {
+          dev::stg(statistics, q.lse[h]);
+          dev::stg(statistics + p.length_x, q.delta[2 * h]);
+        }
+        statistics += 2 * p.length_x;
+      }
+
+      const int first_row = key_y - y + map.kernel_y - 1;
+      if (Shape::kFixed && tile.has_grad && first_row != tile.relation) {
+        tile.flush();
+        tile.relation = first_row;
+      }
+      float sum[D / 8][4] = {};
+      typename QueryTile<T, Shape, D>::Previous previous = {};
+      uint32_t at = ring.at(slot_of_first);
+      const auto take = [&](int j) {
+        uint32_t row_at[Shape::kAtOnce];
+#pragma unroll
+        for (int a = 0; a < Shape::kAtOnce; ++a) row_at[a] = at, at = ring.next_at(at);
+        tile.take(sum, q, row_at, j, first_row, shift, previous);
+      };
+      if constexpr (Shape::kFixed) {
+#pragma unroll
+        for (int j = 0; j < Shape::kRows; ++j) take(j);
+      } else {
+        for (int j = 0; j < key_rows; j += Shape::kAtOnce) take(j);
+      }
+
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        uint32_t words[D / 8];
+#pragma unroll
+        for (int n = 0; n < D / 8; ++n) words[n] = dev::pack<T>(sum[n][2 * h] * p.scale, sum[n][2 * h + 1] * p.scale);
+        to_chunks<D>(words, quad_lane);
+        T* const to = result.next();
+        if (stored && y + h < map.length_y) store_row<D>(to, words, p.head_dim, quad_lane);
+      }
+    }
+    dev::cp_async_wait<0>();
+  }
+  if (!tile.has_grad) return;
+  if (!idle) tile.flush();
+  dev::syncthreads();
+  for (int e = int(threadIdx.x); e < entries; e += int(blockDim.x)) {
+    float sum = 0.f;
+    for (int w = 0; w < warps; ++w)
+      sum += dev::lds<float>(all_sums + uint32_t(w) * one_sums + uint32_t((kScratch + e) * 4));
+    dev::stg(grad_rpb + e, sum);
+  }
+}
+
+}  // namespace natten_core::cuda::band

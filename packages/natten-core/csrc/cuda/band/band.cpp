@@ -1,0 +1,82 @@
+// The entry points of the band family.
+#include "cuda/band/band.h"
+
+#include <stdexcept>
+#include <string>
+
+#include "cuda/band/backward.h"
+#include "cuda/band/forward.h"
+#include "cuda/device/types.h"
+
+namespace natten_core::cuda::band {
+
+namespace {
+
+void check(const Problem& problem, const Launch& launch) {
+  if (const char* reason = unsupported(problem, launch.architecture))
+    throw std::invalid_argument(std::string("the band kernels do not support ") + reason);
+}
+
+bool is_empty(const Problem& problem) { return problem.batch == 0 || problem.heads == 0; }
+
+template <class T>
+void run_forward(const ForwardArgs& args, const Launch& launch) {
+  switch (padded(args.problem.head_dim)) {
+    case 16: return forward_dim<T, 16>(args, launch);
+    case 32: return forward_dim<T, 32>(args, launch);
+    case 64: return forward_dim<T, 64>(args, launch);
+    default: return forward_dim<T, 128>(args, launch);
+  }
+}
+
+template <class T, int D>
+void run_passes(const BackwardArgs& args, const BackwardPlan& plan, void* workspace, const Launch& launch) {
+  query_pass_dim<T, D>(args, plan, workspace, launch);  // finds what the other reads
+  key_pass_dim<T, D>(args, plan, workspace, launch);
+}
+
+template <class T>
+void run_backward(const BackwardArgs& args, const BackwardPlan& plan, void* workspace, const Launch& launch) {
+  switch (padded(args.forward.problem.head_dim)) {
+    case 16: return run_passes<T, 16>(args, plan, workspace, launch);
+    case 32: return run_passes<T, 32>(args, plan, workspace, launch);
+    case 64: return run_passes<T, 64>(args, plan, workspace, launch);
+    default: return run_passes<T, 128>(args, plan, workspace, launch);
+  }
+}
+
+}  // namespace
+
+void forward(const ForwardArgs& args, const Launch& launch) {
+  check(args.problem, launch);
+  if (is_empty(args.problem)) return;
+  if (args.problem.dtype == DType::kBFloat16)
+    run_forward<dev::bf16>(args, launch);
+  else
+    run_forward<dev::half>(args, launch);
+}
+
+size_t backward_workspace(const BackwardArgs& args) {
+  if (is_empty(args.forward.problem)) return 0;
+  int64_t bytes = 0;  // of whichever device needs most
+  for (int limit : kSharedLimits) bytes = max_of(bytes, plan_backward(args, limit, 1).bytes);
+  return size_t(bytes);
+}
+
+void backward(const BackwardArgs& args, void* workspace, const Launch& launch) {
+  const Problem& problem = args.forward.problem;
+  check(problem, launch);
+  if (is_empty(problem)) return;
+  const BackwardPlan plan = plan_backward(args, shared_limit(launch.architecture), launch.multiprocessors);
+  if (problem.dtype == DType::kBFloat16)
+    run_backward<dev::bf16>(args, plan, workspace, launch);
+  else
+    run_backward<dev::half>(args, plan, workspace, launch);
+  if (!args.grad_rpb) return;
+  const int64_t entries = problem.heads * (2 * problem.kernel[kY] - 1) * (2 * problem.kernel[kX] - 1);
+  reduce_chunks({reinterpret_cast<const float*>(static_cast<char*>(workspace) + plan.grad_rpb),
+                 static_cast<float*>(args.grad_rpb), int(plan.chunks), int(entries)},
+                launch);
+}
+
+}  // namespace natten_core::cuda::band

@@ -1,0 +1,69 @@
+// How the host cuts a problem; see geometry.h.
+#pragma once
+
+#include "cuda/band/params.h"
+
+namespace natten_core::cuda::band {
+
+// For warps that read `columns` key columns, and strips of up to `most` column tiles.
+inline Cut cut_of(const Problem& problem, int columns, int most = kMaxTiles) {
+  Cut cut{};
+  cut.extent_y = int(problem.extent[kY]), cut.extent_x = int(problem.extent[kX]);
+  cut.dilation_y = int(problem.dilation[kY]), cut.dilation_x = int(problem.dilation[kX]);
+  cut.kernel_y = int(problem.kernel[kY]), cut.kernel_x = int(problem.kernel[kX]);
+  cut.batch = int(problem.batch), cut.batch_per_block = 1;
+  const int length_y = int(ceil_div(cut.extent_y, cut.dilation_y));
+  const int length_x = int(ceil_div(cut.extent_x, cut.dilation_x));
+  const int tiles = int(ceil_div(length_x, kTileX));
+  cut.strips = int(ceil_div(tiles, most));
+  cut.tiles = int(ceil_div(tiles, cut.strips));
+  cut.bands = 1, cut.band_rows = int(ceil_div(length_y, kTileY)) * kTileY;
+  // The last warp's keys begin at most (tiles - 1) tiles after the first's, or before it by what borders move.
+  cut.shared_columns = int(max_of(columns, min_of(length_x, cut.tiles * kTileX + columns - kTileX)));
+  // Residue maps may have two lengths.
+  for (int length = length_x; length >= length_x - 1 && length >= cut.kernel_x; --length) {
+    const Map map{length_y, length, cut.kernel_y, cut.kernel_x};
+    for (int strip = 0; strip < cut.strips; ++strip) {
+      const int x = strip * cut.tiles * kTileX;
+      cut.tables = int(max_of(cut.tables, border_tables(map, x, cut.tiles, columns) + 1));
+    }
+  }
+  return cut;
+}
+
+// Makes blocks larger than one sample, or smaller than one map, so that there are about `wanted` of them.
+inline void balance(Cut& cut, const Problem& problem, int64_t wanted) {
+  const int64_t maps = problem.heads * cut.dilation_y * cut.dilation_x * cut.strips;
+  const int64_t blocks = maps * cut.batch;
+  if (blocks > 2 * wanted) {
+    cut.batch_per_block = int(ceil_div(cut.batch, max_of(1, wanted * 2 / maps)));
+  } else if (blocks < wanted) {
+    // Bands shorter than the kernel would read more rows twice than once.
+    const int64_t rows = cut.band_rows, least = max_of(8, cut.kernel_y + 1);
+    cut.bands = int(max_of(1, min_of(ceil_div(wanted, blocks), rows / least)));
+    cut.band_rows = int(ceil_div(ceil_div(rows, cut.bands), kTileY)) * kTileY;
+    cut.bands = int(ceil_div(rows, cut.band_rows));
+  }
+}
+
+// Chooses samples per block, or bands per map, for a device that holds `slots` blocks at a time: what takes the fewest
+// waves of blocks, each as long as its rows. To start a block costs about `kStart` rows more: bias tables, and the rows
+// of the first window, which nothing overlaps.
+inline void fill_device(Cut& cut, const Problem& problem, int64_t slots) {
+  const int64_t maps = problem.heads * cut.dilation_y * cut.dilation_x * cut.strips, rows = cut.band_rows;
+  const int64_t start = cut.kernel_y + 3;
+  int64_t best = INT64_MAX;
+  const auto consider = [&](int64_t samples, int64_t bands) {
+    const int64_t band_rows = ceil_div(ceil_div(rows, bands), kTileY) * kTileY, count = ceil_div(rows, band_rows);
+    const int64_t blocks = maps * count * ceil_div(cut.batch, samples);
+    // A band begins with the rows of a whole window, a sample after the first without the tables.
+    const int64_t cost = ceil_div(blocks, slots) * (samples * (band_rows + cut.kernel_y / 2) + start);
+    if (cost >= best) return;
+    best = cost;
+    cut.batch_per_block = int(samples), cut.bands = int(count), cut.band_rows = int(band_rows);
+  };
+  for (int64_t samples = 1; samples <= min_of(cut.batch, 64); ++samples) consider(samples, 1);
+  for (int64_t bands = 2; bands <= ceil_div(rows, 8); ++bands) consider(1, bands);
+}
+
+}  // namespace natten_core::cuda::band

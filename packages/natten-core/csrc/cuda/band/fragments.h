@@ -1,0 +1,156 @@
+// Operands of mma.m16n8k16 for the band kernels.
+//
+// A product over head_dim may take its terms in any order that both operands share. Here lane q of a quad holds the
+// 16-byte chunks q, q + 4, ... of a row (8 bytes for head_dim 16), so that rows are read with the widest loads, from
+// global memory as from shared, and step s of 16 terms uses the lane's words 2s and 2s + 1.
+#pragma once
+
+#include "cuda/device/primitives.h"
+
+namespace natten_core::cuda::band {
+
+// The words of one row that one lane holds.
+template <int D>
+struct RowWords {
+  uint32_t word[D / 8];
+};
+
+template <int D>
+constexpr int kChunkWords = D == 16 ? 2 : 4;
+
+template <int D>
+using Chunk = dev::vec<uint32_t, kChunkWords<D>>;
+
+// Shared rows of D 16-bit elements, columns side by side; 16-byte chunks permuted by column so that 8 columns at one
+// chunk (ldmatrix) and 2 columns at four chunks (a quarter of a warp's 16-byte loads) touch every bank once.
+template <int D>
+DEV_FN uint32_t shared_offset(int column, int chunk) {
+  int swizzle;
+  if constexpr (D == 16) swizzle = (column >> 2) & 1;
+  if constexpr (D == 32) swizzle = (column >> 1) & 3;
+  if constexpr (D >= 64) swizzle = ((column & 1) << 2) | ((column >> 1) & 3);
+  return uint32_t(column * (D * 2) + ((chunk ^ swizzle) << 4));
+}
+
+// The lane's part of the row at `row` [head_dim], a multiple of 8 elements; zeros beyond, and where it is not
+// `present`.
+template <int D, class T>
+DEV_FN RowWords<D> load_row(const T* row, int head_dim, int quad_lane, bool present = true) {
+  constexpr int kWords = kChunkWords<D>, kElements = kWords * 2;
+  RowWords<D> words;
+#pragma unroll
+  for (int c = 0; c < D / 8 / kWords; ++c) {
+    const int first = (c * 4 + quad_lane) * kElements;
+    Chunk<D> chunk = {};
+    if (present && first < head_dim) chunk = dev::ldg(reinterpret_cast<const Chunk<D>*>(row + first));
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) words.word[c * kWords + i] = chunk[i];
+  }
+  return words;
+}
+
+// Where in a shared row of columns a lane finds its part of column `column`; the same for column + 8 but D * 16 bytes
+// on.
+template <int D>
+struct RowOffsets {
+  uint32_t chunk[D / 8 / kChunkWords<D>];
+
+  DEV_FN RowOffsets(int column, int quad_lane) {
+#pragma unroll
+    for (int c = 0; c < D / 8 / kChunkWords<D>; ++c)
+      chunk[c] = D == 16 ? shared_offset<D>(column, quad_lane >> 1) + uint32_t(quad_lane & 1) * 8
+                         : shared_offset<D>(column, c * 4 + quad_lane);
+  }
+};
+
+// As `load_row`, from shared memory.
+template <int D>
+DEV_FN RowWords<D> load_shared_row(uint32_t row, const RowOffsets<D>& offsets) {
+  constexpr int kWords = kChunkWords<D>;
+  RowWords<D> words;
+#pragma unroll
+  for (int c = 0; c < D / 8 / kWords; ++c) {
+    const auto chunk = dev::lds<Chunk<D>>(row + offsets.chunk[c]);
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) words.word[c * kWords + i] = chunk[i];
+  }
+  return words;
+}
+
+// A copy that the compiler takes for a new value: else it copies all operands of every mma out of the registers of the
+// wide loads, which stand in another order.
+DEV_FN uint32_t copy(uint32_t word) {
+#if defined(__CUDACC__)
+  return __byte_perm(word, 0, 0x3210);
+#else
+  return word;
+#endif
+}
+
+// The queries of a warp as the A operands of a product over D: `top` are rows 0-7, `bottom` rows 8-15.
+template <int D>
+struct RowPair {
+  uint32_t step[D / 16][4];
+
+  DEV_FN RowPair(const RowWords<D>& top, const RowWords<D>& bottom) {
+#pragma unroll
+    for (int s = 0; s < D / 16; ++s) {
+      step[s][0] = copy(top.word[2 * s]), step[s][1] = copy(bottom.word[2 * s]);
+      step[s][2] = copy(top.word[2 * s + 1]), step[s][3] = copy(bottom.word[2 * s + 1]);
+    }
+  }
+};
+
+// sum += rows * key, over D.
+template <class T, int D>
+DEV_FN void multiply_rows(float (&sum)[4], const RowPair<D>& rows, const RowWords<D>& key) {
+#pragma unroll
+  for (int s = 0; s < D / 16; ++s) dev::mma<T>(sum, rows.step[s], key.word[2 * s], key.word[2 * s + 1]);
+}
+
+// Exchanges within quads so that the lane's words, those of one row in the order of accumulators (word n: elements
+// 8n + 2q, 8n + 2q + 1), become the row's chunks as `load_row` has them.
+template <int D>
+DEV_FN void to_chunks(uint32_t (&word)[D / 8], int quad_lane) {
+  if constexpr (D == 16) {
+    // Lane q gets elements 4q .. 4q + 3: words (q & 1) * 2 and + 1 of the chunk q >> 1.
+    const int quad = int(threadIdx.x & 28), from = (quad_lane & 1) * 2;
+    const uint32_t a0 = dev::shfl(word[0], quad + from), b0 = dev::shfl(word[1], quad + from);
+    const uint32_t a1 = dev::shfl(word[0], quad + from + 1);
+    const uint32_t b1 = dev::shfl(word[1], quad + from + 1);
+    word[0] = quad_lane < 2 ? a0 : b0, word[1] = quad_lane < 2 ? a1 : b1;
+  } else {
+#pragma unroll
+    for (int c = 0; c < D / 32; ++c) {
+      uint32_t* w = word + c * 4;
+#pragma unroll
+      for (int bit = 1; bit <= 2; bit <<= 1) {
+        const bool high = quad_lane & bit;
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+          if (n & bit) continue;
+          const uint32_t received = dev::shfl_xor(high ? w[n] : w[n | bit], bit);
+          if (high)
+            w[n] = received;
+          else
+            w[n | bit] = received;
+        }
+      }
+    }
+  }
+}
+
+template <int D, class T>
+DEV_FN void store_row(T* row, const uint32_t (&word)[D / 8], int head_dim, int quad_lane) {
+  constexpr int kWords = kChunkWords<D>, kElements = kWords * 2;
+#pragma unroll
+  for (int c = 0; c < D / 8 / kWords; ++c) {
+    const int first = (c * 4 + quad_lane) * kElements;
+    Chunk<D> chunk;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) chunk[i] = word[c * kWords + i];
+    if (first < head_dim) dev::stg(reinterpret_cast<Chunk<D>*>(row + first), chunk);
+  }
+}
+
+}  // namespace natten_core::cuda::band

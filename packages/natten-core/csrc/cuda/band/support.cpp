@@ -1,0 +1,36 @@
+// What the band family can run. No CUDA needed.
+#include "cuda/band/backward_plan.h"
+#include "cuda/band/band.h"
+
+#include <initializer_list>
+
+namespace natten_core::cuda::band {
+
+const char* unsupported(const Problem& problem) { return unsupported(problem, 0); }
+
+const char* unsupported(const Problem& problem, int architecture) {
+  if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16) return "a dtype other than fp16 and bf16";
+  if (problem.head_dim > 128) return "head_dim above 128";
+  if (problem.head_dim % 8) return "head_dim not a multiple of 8";
+  if (problem.head_dim_v != problem.head_dim) return "values of another head_dim than keys";
+  if (problem.additional) return "additional keys";
+  if (problem.extent[kZ] > 1) return "maps of three axes";
+  if (!(problem.scale > 0)) return "a scale that is not positive";
+  for (int axis = kY; axis <= kX; ++axis) {
+    if (problem.stride[axis] > 1) return "stride above 1";
+    if (problem.causal[axis]) return "a causal axis";
+    if (problem.kernel[axis] > 13) return "a kernel above 13";
+    if (problem.extent[axis] >= INT64_C(1) << 24) return "maps of 2^24 rows or columns";
+  }
+  const int64_t residues = problem.dilation[kY] * problem.dilation[kX];
+  if (residues * ceil_div(ceil_div(problem.extent[kX], problem.dilation[kX]), kTileX) > 8192)
+    return "a map of so many columns, or so large a dilation";
+  if (problem.batch >= INT64_C(1) << 30 || problem.heads >= 1 << 16) return "2^30 samples or more";
+  const int limit = shared_limit(architecture);
+  const PassPlan by_queries = plan_query_pass(problem, true, limit), by_keys = plan_key_pass(problem, true, limit);
+  if (by_keys.tiles > 3) return "keys that more than 24 columns of queries see";
+  if (max_of(by_queries.shared, by_keys.shared) > limit) return "a kernel this large with this head_dim";
+  return nullptr;
+}
+
+}  // namespace natten_core::cuda::band

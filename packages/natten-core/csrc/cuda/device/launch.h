@@ -1,0 +1,20 @@
+// Where and how a kernel is started. Plain C++: any file may include it.
+#pragma once
+
+namespace natten_core::cuda {
+
+struct Launch {
+  void* stream = nullptr;     // a cudaStream_t of the current device
+  int architecture = 80;      // of the current device: 75, 80, 86, 89, 90, 100, 120
+  int multiprocessors = 108;  // of the current device; may shape the grid, never the result
+};
+
+// Bytes of shared memory that a block may have.
+constexpr int shared_limit(int architecture) {
+  return architecture >= 90 && architecture < 120   ? 227 * 1024
+         : architecture == 80 || architecture == 87 ? 163 * 1024
+         : architecture >= 80                       ? 99 * 1024
+                                                    : 64 * 1024;
+}
+
+}  // namespace natten_core::cuda

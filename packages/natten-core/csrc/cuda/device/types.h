@@ -1,0 +1,39 @@
+// Storage types of the kernels: 16-bit floats without arithmetic, and small vectors for wide loads and stores.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#if defined(__CUDACC__)
+#define DEV_FN __device__ __forceinline__
+#define DEV_HD __host__ __device__ __forceinline__
+#else
+#define DEV_FN inline
+#define DEV_HD inline
+#endif
+
+namespace dev {
+
+struct half {
+  uint16_t x;  // the bits of an IEEE binary16
+};
+
+struct bf16 {
+  uint16_t x;  // the upper half of an IEEE binary32
+};
+
+// N elements that are loaded and stored together; N * sizeof(T) is a power of two of at most 16.
+template <class T, int N>
+struct alignas(sizeof(T) * N) vec {
+  T x[N];
+  DEV_HD T& operator[](int i) { return x[i]; }
+  DEV_HD const T& operator[](int i) const { return x[i]; }
+};
+
+using u128 = vec<uint32_t, 4>;
+using u64 = vec<uint32_t, 2>;
+
+template <class T>
+inline constexpr bool is_16_bit = std::is_same<T, half>::value || std::is_same<T, bf16>::value;
+
+}  // namespace dev
