@@ -1,0 +1,131 @@
+"""Takes one barrier, wait, commit or swizzle out of the kernels at a time, and tells whether the tests would notice.
+
+    python mutations.py [--list] [--only TEXT] simt dense band
+
+Each mutant is compiled and run on a few cases. It is noticed if the emulator reports something, a result is wrong, or
+shared memory is passed over more often than before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+sys.path.insert(0, str(Path(__file__).parent))
+
+import cuda_builder
+import torch
+from cuda_cases import NAMED, check, run
+from cuda_harness import EmulatorError, Options
+
+_CALL = re.compile(
+    r"(?:dev::)?\b(?:syncthreads|syncwarp|cp_async_wait<[^;]*?>|cp_async_commit|bar_sync|bar_arrive|barrier)\((?!\)\s*\{)[^;{]*\)(?=;|,)"
+)
+_XOR = re.compile(r" \^ ")
+
+
+class Setting(NamedTuple):
+    """What mutants of a family are tried on."""
+
+    dtype: torch.dtype
+    cases: tuple[str, ...]
+    without: str = ""  # sources that these cases do not need
+
+
+SETTINGS = {
+    "simt": Setting(
+        torch.float32, ("2d-dilated-remainder", "2d-head-dim-32", "2d-head-dim-67"), r"^(float16|bfloat16|float64)\.cu"
+    ),
+    "dense": Setting(torch.bfloat16, ("d-dilated-remainder", "d-128", "d-many-maps", "d-128-many-maps"), r"_half\.cu"),
+    "band": Setting(
+        torch.bfloat16,
+        ("b-dilated-remainder", "b-grouped", "b-wide", "b-tall", "b-idle-warp", "b-many-samples"),
+        r"_half_d\d+\.cu|_bf16_d(16|64|128)\.cu",
+    ),
+}
+
+
+class Mutation(NamedTuple):
+    path: Path
+    line: int
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(cuda_builder.CSRC / 'cuda')}:{self.line}: {self.before.strip()}"
+
+
+def mutations(family: str) -> Iterator[Mutation]:
+    folder = cuda_builder.CSRC / "cuda" / family
+    for path in sorted(path for path in folder.iterdir() if path.suffix in {".h", ".cuh", ".cu"}):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            code = line.split("//")[0]
+            for found in _CALL.finditer(code):
+                yield Mutation(path, number, line, line[: found.start()] + "static_cast<void>(0)" + line[found.end() :])
+            for found in _XOR.finditer(code):
+                yield Mutation(path, number, line, line[: found.start()] + " + 0 * " + line[found.end() :])
+
+
+def outcome(family: str, changed: Path | None, before: dict[str, int]) -> str:
+    """Why the mutant is noticed; empty if it is not. Without a mutant, `before` is filled."""
+    setting = SETTINGS[family]
+    for name in setting.cases:
+        options = Options(changed=changed, without=setting.without, count_banks=True, multiprocessors=4)
+        try:
+            found = run(family, NAMED[name], setting.dtype, options=options)
+            check(NAMED[name], setting.dtype, found, slack=1e-6)
+        except EmulatorError as error:
+            return f"{name}: {str(error).splitlines()[0][:100]}"
+        except AssertionError as error:
+            return f"{name}: {str(error).splitlines()[0][:100]}"
+        total = options.total_wavefronts
+        if changed is None:
+            before[name] = total
+        elif total > 1.01 * before[name]:
+            return f"{name}: {total} wavefronts instead of {before[name]}"
+    return ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("families", nargs="*", default=cuda_builder.families())
+    parser.add_argument("--list", action="store_true", help="say what would be tried")
+    parser.add_argument("--only", default="", help="mutants whose description contains this")
+    arguments = parser.parse_args()
+    missed = 0
+    for family in arguments.families:
+        chosen = [mutation for mutation in mutations(family) if arguments.only in str(mutation)]
+        if arguments.list:
+            print(*chosen, sep="\n")
+            continue
+        before: dict[str, int] = {}
+        if wrong := outcome(family, None, before):
+            print(f"{family} without a mutation: {wrong}")
+            return 1
+        for mutation in chosen:
+            noticed = tried(family, mutation, before)
+            missed += not noticed
+            print(f"{'ok    ' if noticed else 'MISSED'} {mutation}\n         {noticed}", flush=True)
+    print(f"{missed} missed")
+    return int(missed > 0)
+
+
+def tried(family: str, mutation: Mutation, before: dict[str, int]) -> str:
+    with tempfile.TemporaryDirectory(prefix="natten-mutant-") as folder:
+        changed = Path(folder)
+        copy = changed / "csrc" / mutation.path.relative_to(cuda_builder.CSRC)
+        copy.parent.mkdir(parents=True)
+        lines = mutation.path.read_text().splitlines()
+        lines[mutation.line - 1] = mutation.after
+        copy.write_text("\n".join(lines) + "\n")
+        return outcome(family, changed, before)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

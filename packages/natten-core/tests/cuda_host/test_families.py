@@ -1,0 +1,87 @@
+"""Every family of cuda kernels, run by the emulator, against the exact results of its problems."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cuda_builder
+import pytest
+import torch
+from cuda_cases import BAND, DENSE, HALVES, NAMED, TENSOR_CORES, check, expected, run
+from cuda_harness import Options, unsupported
+from natten_cases import CASES, Case, relative_error
+
+NAMES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+FAMILIES = cuda_builder.families()
+
+
+def reason(family: str, case: Case, dtype: torch.dtype) -> str | None:
+    inputs, _, _ = expected(case.name, dtype)
+    given = {name: tensor for name, tensor in inputs.items() if not name.startswith("grad_")}
+    return unsupported(family, *(given.pop(name) for name in ("query", "key", "value")), **case.settings, **given)
+
+
+def over(family: str, cases: list[Case], dtypes: tuple[torch.dtype, ...] | None = None) -> list[Any]:
+    """One dtype for each case in turn where there are several: which one is no matter of geometry."""
+    if family not in FAMILIES:
+        return []
+    chosen = [(case, (dtypes or HALVES)[i % len(dtypes or HALVES)]) for i, case in enumerate(cases)]
+    return [pytest.param(family, case, dtype, id=f"{family}-{case.name}-{NAMES[dtype]}") for case, dtype in chosen]
+
+
+RUNS = [
+    *over("simt", CASES, (torch.float32, torch.float64, torch.bfloat16, torch.float16)),
+    *over("simt", TENSOR_CORES[::3]),
+    *over("dense", DENSE),
+    *over("band", BAND),
+]
+# Of each kind of kernel one or two, for what has nothing to do with numbers.
+FEW = [
+    *over("simt", [NAMED["2d-dilated-remainder"], NAMED["3d-everything"]], (torch.float32, torch.bfloat16)),
+    *over("dense", [NAMED["d-dilated-remainder"], NAMED["d-24"]]),
+    *over("band", [NAMED["b-dilated-remainder"], NAMED["b-24"]]),
+]
+
+
+@pytest.mark.parametrize(("family", "case", "dtype"), RUNS)
+def test_values_and_gradients(family: str, case: Case, dtype: torch.dtype) -> None:
+    assert reason(family, case, dtype) is None
+    check(case, dtype, run(family, case, dtype))
+
+
+@pytest.mark.parametrize("layout", ["packed", "heads-first", "spread", "odd"])
+@pytest.mark.parametrize(("family", "case", "dtype"), FEW)
+def test_layouts(family: str, case: Case, dtype: torch.dtype, layout: str) -> None:
+    if layout == "odd" and family != "simt":
+        pytest.skip("the plan gives rows that are not aligned to simt")
+    if layout == "packed" and not case.plain:
+        pytest.skip("query, key and value are not of one shape")
+    check(case, dtype, run(family, case, dtype, layout))
+
+
+@pytest.mark.parametrize(("family", "case", "dtype"), FEW)
+def test_neither_order_nor_device_changes_a_bit(family: str, case: Case, dtype: torch.dtype) -> None:
+    first = run(family, case, dtype)
+    for options in (Options(seed=1, multiprocessors=2), Options(seed=6, threads=1, multiprocessors=1000)):
+        for name, tensor in run(family, case, dtype, options=options).items():
+            assert torch.equal(tensor, first[name]), name
+
+
+@pytest.mark.parametrize(("family", "case", "dtype"), FEW)
+def test_rounding_of_the_hardware(family: str, case: Case, dtype: torch.dtype) -> None:
+    """Sums of products that are cut off, and approximations that are as bad as they may be."""
+    found = run(family, case, dtype, options=Options(mma_truncate=True, jitter=2.0**-22))
+    check(case, dtype, found, slack=0 if dtype in HALVES else 2.0**-18)
+
+
+@pytest.mark.parametrize(("family", "case", "dtype"), FEW)
+def test_gradient_of_the_output_alone(family: str, case: Case, dtype: torch.dtype) -> None:
+    found = run(family, case, dtype, grad_lse=False)
+    inputs, _, _ = expected(case.name, dtype)
+    exact = {name: inputs[name].double().requires_grad_() for name in inputs if not name.startswith("grad_")}
+    output, _ = case.oracle(exact)
+    grads = torch.autograd.grad(output, tuple(exact.values()), inputs["grad_output"].double())
+    for name, grad in zip(exact, grads, strict=True):
+        assert relative_error(found[f"grad_{name}"], grad) < (4 if dtype in HALVES else 16) * torch.finfo(dtype).eps, (
+            name
+        )
