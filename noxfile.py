@@ -8,6 +8,7 @@ are made of has changed; remove `dist` or `.nox` to start over.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ PACKAGES = ("natten-core", "dinat-zoo")
 # What depends on the instruction set; how operators are registered and compiled does not.
 NUMERIC_TESTS = [f"packages/natten-core/tests/test_{name}.py" for name in ("golden", "gradients", "values", "windows")]
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
+# Devices that wheels have CUDA kernels for, where there is nvcc: "all" for a release, else one, to save minutes.
+CUDA_ARCHITECTURES = os.environ.get("NATTEN_CUDA_ARCHITECTURES", "90")
 
 
 @nox.session
@@ -67,6 +70,12 @@ def tests(session: nox.Session) -> None:
         if isa != active:
             session.log(f"kernels under {isa}")
             run(session, pytest, "-m", "kernels", *NUMERIC_TESTS, env={"NATTEN_CORE_ISA": isa})
+
+
+@nox.session
+def cuda_resources(session: nox.Session) -> None:
+    """Registers, spills and shared memory of every CUDA kernel, from nvcc; unlisted spills are a failure."""
+    run(session, sys.executable, "ci/cuda_resources.py", *session.posargs)
 
 
 @nox.session
@@ -116,13 +125,14 @@ def environment(session: nox.Session, name: str, requirements: list[str]) -> Pat
 def wheels(session: nox.Session) -> list[Path]:
     """Returns both wheels, built (from their sdists, in isolation) where dist/ has none of the present sources."""
     for package in PACKAGES:
-        stamp, wanted = DIST / f".{package}.sha256", sources_digest(ROOT / "packages" / package)
+        stamp, wanted = DIST / f".{package}.sha256", sources_digest(ROOT / "packages" / package) + build_options()
         if stamp.is_file() and stamp.read_text() == wanted:
             continue
         for old in DIST.glob(f"{package.replace('-', '_')}-*"):
             old.unlink()
         python = environment(session, "build", group("build"))
-        run(session, python, "-m", "build", "--outdir", DIST, f"packages/{package}")
+        options = {"CMAKE_ARGS": f"-DNATTEN_CUDA_ARCHITECTURES={CUDA_ARCHITECTURES} {os.environ.get('CMAKE_ARGS', '')}"}
+        run(session, python, "-m", "build", "--outdir", DIST, f"packages/{package}", env=options)
         stamp.write_text(wanted)
     return sorted(DIST.glob("*.whl"))
 
@@ -151,6 +161,11 @@ def sources_digest(package: Path) -> str:
     files = [file for part in parts for file in (part.rglob("*") if part.is_dir() else [part]) if file.is_file()]
     sources = sorted(file for file in files if file.suffix not in {".pyc", ".so"})
     return digest(sources) + " " + sys.implementation.cache_tag
+
+
+def build_options() -> str:
+    """What decides beside the sources what a wheel holds."""
+    return f" {shutil.which('nvcc')} {CUDA_ARCHITECTURES} {os.environ.get('CMAKE_ARGS', '')}"
 
 
 def digest(files: list[Path]) -> str:

@@ -36,7 +36,7 @@ class Rules:
 
 RULES = {
     ("natten_core", "wheel"): Rules(
-        limit=4 * MB,
+        limit=20 * MB,
         required=(
             r"natten_core/__init__\.py",
             r"natten_core/py\.typed",
@@ -48,7 +48,14 @@ RULES = {
     ),
     ("natten_core", "sdist"): Rules(
         limit=4 * MB,
-        required=(r"pyproject\.toml", r"CMakeLists\.txt", r"csrc/.+\.cpp", r"LICENSE", r"src/natten_core/__init__\.py"),
+        required=(
+            r"pyproject\.toml",
+            r"CMakeLists\.txt",
+            r"csrc/.+\.cpp",
+            r"csrc/.+\.cu",
+            r"LICENSE",
+            r"src/natten_core/__init__\.py",
+        ),
         forbidden=re.compile(r"(^|/)(build|__pycache__)/|\.(pyc|o|a|so)$"),
     ),
     ("dinat_zoo", "wheel"): Rules(

@@ -100,3 +100,31 @@ def test_a_wheel_with_faults(tmp_path: Path, ci_script) -> None:
     assert "has natten_core/tests/test_na.py" in found
     with pytest.raises(ValueError, match="neither a wheel nor an sdist"):
         ci_script("check_wheel").faults(shutil.copy(wheel, tmp_path / "other-1.0-py3-none-any.whl"))
+
+
+PTXAS = """\
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_Z5firstv' for 'sm_90'
+ptxas info    : Function properties for _Z5firstv
+    0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 128 registers, used 1 barriers, 1024 bytes smem
+ptxas info    : Compile time = 1.0 ms
+ptxas info    : Compiling entry function '_Z6secondv' for 'sm_90'
+ptxas info    : Function properties for _Z6secondv
+    16 bytes stack frame, 12 bytes spill stores, 8 bytes spill loads
+ptxas info    : Used 255 registers, used 0 barriers
+"""
+
+
+def test_resources_of_cuda_kernels(ci_script) -> None:
+    first, second = ci_script("cuda_resources").parse(PTXAS, "one.cu")
+    assert (first.name, first.registers, first.spilled, first.shared, first.threads) == ("_Z5firstv", 128, 0, 1024, 512)
+    assert (second.name, second.registers, second.spilled, second.stack) == ("_Z6secondv", 255, 20, 16)
+
+
+def test_spills_that_are_allowed(ci_script) -> None:
+    resources = ci_script("cuda_resources")
+    assert resources.allowed("simt::reduce_kernel<float>") == 0
+    assert resources.allowed("band::forward_kernel<bf16, 7, 32>") > 0
+    assert resources.allowed("band::forward_kernel<bf16, 7, 32>::other") == 0
+    assert all(spilled > 0 and reason for _, spilled, reason in resources.ALLOWED)

@@ -47,7 +47,7 @@ def test_parameters_and_macs_are_the_published_ones(name: str, measured: dict[st
 def attention_macs(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     """The authors' count: every query and neighbor costs head_dim + 1 for the biased score, head_dim for the sum."""
     _, height, width, _, heads, head_dim = inputs[0].type().sizes()
-    kernel_size = [side.toIValue() for side in inputs[2].node().inputs()]
+    kernel_size = [side.toIValue() for side in inputs[4].node().inputs()]
     pairs = height * width * heads * kernel_size[0] * kernel_size[1]
     return Counter(scores=pairs * (head_dim + 1), weighted_sum=pairs * head_dim)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import natten_oracle
 import pytest
@@ -21,26 +22,33 @@ def _threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-CALLS = {
-    "1d": (na1d, (301,), 7, 3),
-    "2d": (na2d, (30, 29), 7, 1),
-    "2d-dilated": (na2d, (30, 29), 5, (4, 5)),
-    "3d": (na3d, (7, 8, 9), 3, (2, 1, 1)),
+CALLS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
+    "1d": (na1d, (301,), {"kernel_size": 7, "dilation": 3}),
+    "2d": (na2d, (30, 29), {"kernel_size": 7}),
+    "2d-dilated": (na2d, (30, 29), {"kernel_size": 5, "dilation": (4, 5)}),
+    "3d": (na3d, (7, 8, 9), {"kernel_size": 3, "dilation": (2, 1, 1)}),
+    "1d-causal": (na1d, (301,), {"kernel_size": 17, "is_causal": True}),
+    "2d-strided": (na2d, (60, 29), {"kernel_size": 5, "stride": (3, 2)}),
+    "3d-strided-causal": (na3d, (27, 6, 7), {"kernel_size": 3, "stride": 2, "is_causal": (True, False, False)}),
 }
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", CALLS)
 def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype) -> None:
-    function, spatial, kernel_size, dilation = CALLS[name]
-    q, k, v, grad = torch.randn(4, 3, *spatial, 2, 8).to(dtype).unbind()
-    rpb = torch.randn(2, *(2 * kernel_size - 1 for _ in spatial), dtype=dtype, requires_grad=True)
+    function, spatial, settings = CALLS[name]
+    q, k, v, grad = torch.randn(4, 2, *spatial, 2, 8).to(dtype).unbind()
+    rpb = torch.randn(2, *(2 * settings["kernel_size"] - 1 for _ in spatial), dtype=dtype, requires_grad=True)
     inputs = [*(t.requires_grad_() for t in (q, k, v)), rpb]
+    if "strided" in name:
+        more = torch.randn(2, 2, 5, 2, 8).to(dtype).requires_grad_()
+        settings = {**settings, "additional_keys": more[0], "additional_values": more[1]}
+        inputs.append(more)
 
     def run(threads: int) -> list[Tensor]:
         torch.set_num_threads(threads)
-        output, lse = function(q, k, v, kernel_size, dilation=dilation, rpb=rpb, return_lse=True, backend="cpu")
-        grads = torch.autograd.grad((output, lse), inputs, (grad, torch.ones_like(lse)))
+        output, lse = function(q, k, v, **settings, rpb=rpb, return_lse=True, backend="cpu")
+        grads = torch.autograd.grad((output, lse), inputs, (grad, torch.ones_like(lse)), retain_graph=True)
         return [output, lse, *grads]
 
     first = run(1)
@@ -67,14 +75,16 @@ def test_what_is_outside_a_window_leaves_no_trace() -> None:
     assert not torch.equal(changed[:, 7:], plain[:, 7:])
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("is_causal", [False, True])
 @pytest.mark.parametrize("axis", [1, 2])
-def test_what_is_not_finite_reaches_those_who_see_it_alone(axis: int) -> None:
+def test_what_is_not_finite_reaches_those_who_see_it_alone(axis: int, is_causal: bool, stride: int) -> None:
     q, k, v = torch.randn(3, 1, 19, 37, 1, 8)
+    settings = {"stride": stride, "is_causal": is_causal, "backend": "cpu"}
     for row in range(2, q.shape[axis] - 3):
         poisoned = v.clone()
         poisoned.select(axis, row)[:] = float("nan")
-        reached = (
-            na2d(q, k, poisoned, 5, backend="cpu").isnan().all(-1).all(3 - axis).flatten().nonzero().flatten().tolist()
-        )
-        sees = [i for i in range(q.shape[axis]) if row in natten_oracle.window(i, q.shape[axis], 5, 1, 1, False)]
-        assert reached == sees, row
+        reached = na2d(q, k, poisoned, 5, **settings).isnan().all(-1).all(3 - axis).flatten().nonzero().flatten()
+        length = q.shape[axis]
+        sees = [i for i in range(length) if row in natten_oracle.window(i, length, 5, 1, stride, is_causal)]
+        assert reached.tolist() == sees, row

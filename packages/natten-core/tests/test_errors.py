@@ -196,7 +196,7 @@ BAD = {
     "unknown backend": (
         call(backend="cuda9"),
         ValueError,
-        "backend must be 'auto' or one of 'cpu', 'reference', got 'cuda9'",
+        "backend must be 'auto' or one of 'cuda', 'cpu', 'reference', got 'cuda9'",
     ),
     "packed with a size of two": (
         lambda: na2d_qkvpacked(QKV[:, :, :, :2], 3),

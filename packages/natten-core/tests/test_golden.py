@@ -41,10 +41,6 @@ def test_values_and_gradients_of_natten_0_17(name: str, dtype: torch.dtype, back
     for tensor in tensors.values():
         tensor.requires_grad_()
     settings = {setting: tuple(case[setting]) for setting in ("kernel_size", "dilation", "is_causal")}
-    if backend == "cpu" and any(case["is_causal"]):
-        with pytest.raises(NotImplementedError, match="causal"):
-            neighborhood_attention(q, k, v, **settings, backend=backend)
-        return
     output = neighborhood_attention(q, k, v, **settings, rpb=tensors.get("drpb"), backend=backend)
     found = dict(zip(tensors, torch.autograd.grad(output, tuple(tensors.values()), grad), strict=True))
     tolerance = 2e-7 if dtype == torch.float64 else 4e-6  # the golden numbers are stored as float32
@@ -54,7 +50,7 @@ def test_values_and_gradients_of_natten_0_17(name: str, dtype: torch.dtype, back
 
 
 @pytest.mark.parametrize("name", OPS_STRIDED)
-def test_values_of_natten_0_21(name: str, ops_strided: dict[str, Any]) -> None:
+def test_values_of_natten_0_21(name: str, backend: str, ops_strided: dict[str, Any]) -> None:
     case = OPS_STRIDED[name]
     sizes = {"q": case["heads"], "k": case["kv_heads"], "v": case["kv_heads"]}
     q, k, v = (
@@ -66,6 +62,6 @@ def test_values_of_natten_0_21(name: str, ops_strided: dict[str, Any]) -> None:
         shape = (case["batch"], case["additional"], case["kv_heads"], case["head_dim"])
         settings["additional_keys"] = natten_golden.uniform(f"{name}/ak", shape).float()
         settings["additional_values"] = natten_golden.uniform(f"{name}/av", shape).float()
-    output, lse = neighborhood_attention(q, k, v, **settings, return_lse=True, backend="reference")
+    output, lse = neighborhood_attention(q, k, v, **settings, return_lse=True, backend=backend)
     close(output, ops_strided[f"{name}/out"], 1e-6)
     close(lse, ops_strided[f"{name}/lse"], 1e-6)

@@ -17,10 +17,10 @@ OPERATORS = ("na_forward", "na_backward", "na_qkvpacked_forward", "na_qkvpacked_
 
 def arguments(name: str, rank: int, bias: bool, dtype: torch.dtype, requires_grad: bool) -> tuple[Any, ...]:
     """A call of an operator, as positional arguments."""
-    spatial, settings = (7, 5, 6)[:rank], ([3] * rank, [2, 1, 1][:rank], 0.3)
+    spatial, settings = (7, 5, 6)[:rank], ([3] * rank, [1] * rank, [2, 1, 1][:rank], [0] * rank, 0.3)
     qkv = torch.randn(2, *spatial, 3, 2, 4, dtype=dtype)
     rpb = torch.randn(2, *(5,) * rank) if bias else None
-    output, lse = _ops.na_qkvpacked_forward(qkv, rpb, *settings)
+    output, lse = _ops.na_qkvpacked_forward(qkv, rpb, None, None, *settings)
     inputs = [qkv] if "packed" in name else [t.clone() for t in qkv.unbind(-3)]
     tensors: list[Tensor | None] = [*inputs, rpb]
     if "backward" in name:
@@ -28,7 +28,7 @@ def arguments(name: str, rank: int, bias: bool, dtype: torch.dtype, requires_gra
     for tensor in tensors:
         if tensor is not None:
             tensor.requires_grad_(requires_grad)
-    return (*tensors, *([output, lse] if "backward" in name else []), *settings)
+    return (*tensors, None, None, *([output, lse] if "backward" in name else []), *settings)
 
 
 @pytest.mark.parametrize("requires_grad", [False, True], ids=["", "requires-grad"])
@@ -58,6 +58,16 @@ def test_a_non_unit_last_stride_is_read_correctly_all_the_same() -> None:
     """Eager calls refuse it; a compiler, or a gradient, may still hand one to an operator."""
     q, k, v = (torch.randn(2, 6, 7, 4, 2).transpose(-1, -2) for _ in range(3))
     rpb = torch.randn(2, 5, 5)
-    strided = _ops.na_forward(q, k, v, rpb, [3, 3], [1, 1], 0.5)
-    plain = _ops.na_forward(q.contiguous(), k.contiguous(), v.contiguous(), rpb, [3, 3], [1, 1], 0.5)
+    settings = [3, 3], [1, 1], [1, 1], [0, 0], 0.5
+    strided = _ops.na_forward(q, k, v, rpb, None, None, *settings)
+    plain = _ops.na_forward(q.contiguous(), k.contiguous(), v.contiguous(), rpb, None, None, *settings)
     assert all(torch.equal(a, b) for a, b in zip(strided, plain, strict=True))
+
+
+def test_an_operator_called_by_itself_refuses_shapes_that_do_not_go_together() -> None:
+    q, k = torch.randn(1, 6, 7, 2, 4), torch.randn(1, 6, 8, 2, 4)
+    settings = [3, 3], [1, 1], [1, 1], [0, 0], 0.5
+    rpb = torch.randn(2, 5, 7)
+    for tensors in ((q, k, q, None, None, None), (q, q, k, None, None, None), (q, q, q, rpb, None, None)):
+        with pytest.raises(ValueError, match="shapes that do not go together"):
+            _ops.na_forward(*tensors, *settings)

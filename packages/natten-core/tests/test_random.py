@@ -70,5 +70,13 @@ def test_reference_on_random_problems(case: Case) -> None:
 @pytest.mark.usefixtures("kernels")
 @calm
 @given(case=cases(plain=True))
-def test_kernels_on_random_problems(case: Case) -> None:
+def test_fused_kernels_on_random_problems(case: Case) -> None:
+    agree(case, "cpu")
+
+
+@pytest.mark.kernels
+@pytest.mark.usefixtures("kernels")
+@calm
+@given(case=cases(plain=False))
+def test_general_kernels_on_random_problems(case: Case) -> None:
     agree(case, "cpu")

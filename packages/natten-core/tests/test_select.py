@@ -15,19 +15,17 @@ import torch
 from natten_cases import CASES, Case
 
 import natten_core
-from natten_core import NattenFallbackWarning, _loader, _select, explain, na2d, neighborhood_attention
+from natten_core import NattenFallbackWarning, _loader, _select, explain, na2d
+from natten_core.backends import cpu
 
 X = torch.randn(1, 8, 9, 4, 6)
 
-UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
-    "stride": ({"stride": 2}, "stride above 1 is not implemented"),
-    "causal": ({"is_causal": (False, True)}, "causal axes are not implemented"),
-    "grouped": ({"key": X[..., :2, :], "value": X[..., :2, :]}, "fewer heads in key and value"),
-    "head_dim_v": ({"value": X[..., :4]}, "a head_dim of value other than that of query is not implemented"),
-    "additional": (
-        {"additional_keys": X[:, 0, :5], "additional_values": X[:, 0, :5]},
-        "additional keys are not implemented",
-    ),
+BEYOND_FUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "stride": ({"stride": 2}, "stride above 1"),
+    "causal": ({"is_causal": (False, True)}, "causal axes"),
+    "grouped": ({"key": X[..., :2, :], "value": X[..., :2, :]}, "fewer heads in key and value than in query"),
+    "head_dim_v": ({"value": X[..., :4]}, "a head_dim of value other than that of query"),
+    "additional": ({"additional_keys": X[:, 0, :5], "additional_values": X[:, 0, :5]}, "additional keys"),
 }
 
 
@@ -43,6 +41,13 @@ def _no_warning_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     _select._choose_and_warn_once.cache_clear()
 
 
+@pytest.fixture
+def _no_strides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels that lack something, which ours do not."""
+    lacks = ("no strides today",)
+    monkeypatch.setattr(cpu, "not_supported_reasons", lambda problem: () if set(problem.stride) == {1} else lacks)
+
+
 def fallback_warnings(function: Any) -> list[str]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -54,47 +59,37 @@ class TestWithKernels:
     pytestmark = pytest.mark.usefixtures("kernels")
 
     @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-    def test_kernels_take_what_they_cover_and_nothing_else(self, case: Case) -> None:
-        tensors = case.tensors(torch.float32, requires_grad=False)
-        explanation = explain(**tensors, **case.settings)
-        assert explanation.backend == ("cpu" if case.plain else "reference")
-        assert [name for name, _ in explanation.rejected] == [("reference" if case.plain else "cpu")]
-        if not case.plain:
-            with pytest.raises(NotImplementedError, match="backend 'cpu' cannot run this"):
-                neighborhood_attention(**tensors, **case.settings, backend="cpu")
+    def test_the_fastest_kernels_that_can(self, case: Case) -> None:
+        explanation = explain(**case.tensors(torch.float32, requires_grad=False), **case.settings)
+        assert explanation.backend == "cpu"
+        assert [name for name, _ in explanation.rejected] == ["cuda", "reference"]
+        fused = case.plain or case.additional == 0
+        assert explanation.kernel.startswith("fused" if fused else "general")
+        assert [name for name, _ in explanation.passed_over] == ([] if fused else ["fused"])
 
-    @pytest.mark.parametrize("name", UNSUPPORTED)
+    @pytest.mark.parametrize("name", BEYOND_FUSED)
     def test_reasons(self, name: str) -> None:
-        changes, reason = UNSUPPORTED[name]
+        changes, reason = BEYOND_FUSED[name]
         explanation = explain(**arguments(**changes))
-        assert explanation.backend == "reference"
-        ((backend, reasons),) = explanation.rejected
-        assert backend == "cpu"
-        assert reason in reasons[0]
-        assert f"not cpu: {reason}" in str(explanation)
-        with pytest.raises(NotImplementedError, match=reason):
-            neighborhood_attention(**arguments(**changes, backend="cpu"))
+        assert explanation.passed_over == (("fused", f"it does not support {reason}"),)
+        assert f"not cpu (fused): it does not support {reason}" in str(explanation)
 
-    def test_all_reasons_are_told_at_once(self) -> None:
-        ((_, reasons),) = explain(**arguments(stride=2, is_causal=True)).rejected
-        assert len(reasons) == 2
-
-    @pytest.mark.usefixtures("_no_warning_yet")
+    @pytest.mark.usefixtures("_no_warning_yet", "_no_strides")
     def test_falling_back_warns_once_per_reason(self) -> None:
-        for changes, reason in UNSUPPORTED.values():
-            first = fallback_warnings(lambda changes=changes: neighborhood_attention(**arguments(**changes)))
-            assert len(first) == 1
-            assert reason in first[0]
-            again = arguments(**changes, dilation=2)  # another problem, the same reason
-            assert not fallback_warnings(lambda again=again: neighborhood_attention(**again))
+        (message,) = fallback_warnings(lambda: na2d(X, X, X, 3, stride=2))
+        assert message.endswith("the cpu kernels cannot run this: no strides today")
+        assert not fallback_warnings(lambda: na2d(X, X, X, 3, stride=2, dilation=2))  # another problem, the same reason
+        assert explain(X, X, X, 3, stride=2).rejected[1] == ("cpu", ("no strides today",))
+        with pytest.raises(NotImplementedError, match="backend 'cpu' cannot run this: no strides today"):
+            na2d(X, X, X, 3, stride=2, backend="cpu")
 
-    @pytest.mark.usefixtures("_no_warning_yet")
+    @pytest.mark.usefixtures("_no_warning_yet", "_no_strides")
     def test_the_warning_points_at_the_call(self) -> None:
         with pytest.warns(NattenFallbackWarning) as caught:
             na2d(X, X, X, 3, stride=2)
         assert caught[0].filename == __file__
 
-    @pytest.mark.usefixtures("_no_warning_yet")
+    @pytest.mark.usefixtures("_no_warning_yet", "_no_strides")
     def test_what_was_asked_for_is_no_fallback(self) -> None:
         assert not fallback_warnings(lambda: na2d(X, X, X, 3, stride=2, backend="reference"))
         assert not fallback_warnings(lambda: na2d(X, X, X, 3))
@@ -110,12 +105,12 @@ class TestWithKernels:
         assert not fallback_warnings(gradient)
         assert not fallback_warnings(lambda: torch.vmap(lambda q: na2d(q, X, X, 3))(X[None]))
 
-    @pytest.mark.usefixtures("_no_warning_yet")
+    @pytest.mark.usefixtures("_no_warning_yet", "_no_strides")
     def test_a_compiled_call_warns_as_well(self) -> None:
         torch._dynamo.reset()
         graph = torch.compile(lambda x: na2d(x, x, x, 3, stride=3), fullgraph=True, backend="eager")
         (message,) = fallback_warnings(lambda: graph(X))
-        assert "stride above 1" in message
+        assert "no strides today" in message
 
     @pytest.mark.kernels
     def test_kernel_is_named_after_its_instruction_set(self) -> None:
@@ -173,7 +168,7 @@ def test_without_kernels_everything_runs_and_says_so(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(_loader, "reason", "the kernels are away")
     explanation = explain(X, X, X, 3)
     assert explanation.backend == "reference"
-    assert explanation.rejected == (("cpu", ("the kernels are away",)),)
+    assert explanation.rejected == (("cuda", ("the tensors are on 'cpu'",)), ("cpu", ("the kernels are away",)))
     (message,) = fallback_warnings(lambda: na2d(X, X, X, 3))
     assert message.endswith("the kernels are away")
     assert "far slower" in message
@@ -191,7 +186,7 @@ def test_other_devices_take_the_reference_without_a_warning() -> None:
     x = X.to("meta")
     explanation = explain(x, x, x, 3)
     assert explanation.backend == "reference"
-    assert explanation.rejected == (("cpu", ("the tensors are on 'meta'",)),)
+    assert explanation.rejected == tuple((name, ("the tensors are on 'meta'",)) for name in ("cuda", "cpu"))
     assert not fallback_warnings(lambda: na2d(x, x, x, 3, stride=2))
     assert na2d(x, x, x, 3, stride=2).shape == x.shape
 
@@ -199,8 +194,8 @@ def test_other_devices_take_the_reference_without_a_warning() -> None:
 def test_explain_takes_what_the_call_takes_and_fails_as_it_does() -> None:
     with pytest.raises(ValueError, match="largest dilation that fits is 2"):
         explain(X, X, X, 3, dilation=3)
-    with pytest.raises(NotImplementedError, match="stride"):
-        explain(X, X, X, 3, stride=2, backend="cpu")
+    with pytest.raises(NotImplementedError, match="the tensors are on 'cpu'"):
+        explain(X, X, X, 3, backend="cuda")
     asked = explain(X, X, X, 3, backend="reference")
     assert asked.backend == "reference"
     assert asked.kernel == "torch-tiled"
@@ -217,6 +212,7 @@ def test_build_info_is_json() -> None:
         "isa_present",
         "isa_active",
         "cuda_architectures",
+        "cuda_toolkit",
         "compiler",
         "openmp",
         "missing",

@@ -7,15 +7,15 @@ from typing import Any
 import natten_cases
 import pytest
 import torch
-from natten_cases import CASES, Case, check_error
+from natten_cases import CASES, Case
+from natten_compare import HALVES, compare, results, strided_versions
 from torch import Tensor
 
 import natten_core
 from natten_core import neighborhood_attention
 
 PLAIN = [case for case in CASES if case.plain]
-RUNS = [("reference", case) for case in CASES] + [("cpu", case) for case in PLAIN]
-HALVES = [torch.float16, torch.bfloat16]
+RUNS = [(backend, case) for backend in ("reference", "cpu") for case in CASES]
 PACKED = {1: natten_core.na1d_qkvpacked, 2: natten_core.na2d_qkvpacked, 3: natten_core.na3d_qkvpacked}
 
 
@@ -26,31 +26,6 @@ def over(runs: list[tuple[str, Case]]) -> Any:
         for backend, case in runs
     ]
     return pytest.mark.parametrize(("backend", "case"), params, indirect=["backend"])
-
-
-def results(function: Any, tensors: dict[str, Tensor], grads: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """Output, log-sum-exp, and the gradients of all tensors for given gradients of both."""
-    output, lse = function(tensors)
-    wanted = tuple(tensors.values())
-    found = torch.autograd.grad(
-        (output, lse), wanted, tuple(g.to(t.dtype) for g, t in zip(grads, (output, lse), strict=True))
-    )
-    return {"output": output.detach(), "lse": lse.detach(), **dict(zip(tensors, found, strict=True))}
-
-
-def compare(case: Case, dtype: torch.dtype, function: Any) -> None:
-    """Holds all results of `function` against the oracle's in float64 and in `dtype`."""
-    exact = case.tensors(dtype, requires_grad=False)
-    grads = case.oracle(exact)
-    grads = tuple(torch.randn(t.shape, dtype=torch.float64).to(dtype).double() for t in grads)
-    exact = {name: t.double().requires_grad_() for name, t in exact.items()}
-    exact_results = results(case.oracle, exact, grads)
-    ours = results(function, case.tensors(dtype), grads)
-    same_dtype = results(case.oracle, case.tensors(dtype), grads)
-    if dtype in HALVES:
-        same_dtype["lse"] = same_dtype["lse"].float()  # ours is float32 by contract
-    for name, result in ours.items():
-        check_error(name, result, same_dtype[name], exact_results[name])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -112,21 +87,6 @@ def test_a_window_as_large_as_the_map_is_self_attention(backend: str) -> None:
     flat = (tensor.flatten(1, 2).transpose(1, 2) for tensor in (q, k, v))
     theirs = torch.nn.functional.scaled_dot_product_attention(*flat).transpose(1, 2).view_as(ours)
     torch.testing.assert_close(ours, theirs)
-
-
-def strided_versions(tensor: Tensor) -> dict[str, Tensor]:
-    """The same values laid out in other ways, all with a unit last stride."""
-    padded = torch.full((*tensor.shape[:-1], tensor.shape[-1] + 3), float("nan"), dtype=tensor.dtype)
-    padded[..., 1 : 1 + tensor.shape[-1]] = tensor
-    spaced = torch.full((2 * tensor.shape[0], *tensor.shape[1:]), float("nan"), dtype=tensor.dtype)
-    spaced[::2] = tensor
-    return {
-        "heads-first": tensor.movedim(-2, 1).contiguous().movedim(1, -2),
-        "transposed-map": tensor.transpose(1, 2).contiguous().transpose(1, 2),
-        "padded-rows": padded[..., 1 : 1 + tensor.shape[-1]],
-        "every-other-sample": spaced[::2],
-        "batch-last": tensor.movedim(0, -2).contiguous().movedim(-2, 0),
-    }
 
 
 @pytest.mark.parametrize("layout", ["heads-first", "transposed-map", "padded-rows", "every-other-sample", "batch-last"])

@@ -1,16 +1,10 @@
-// Chooses the instruction set, cuts the problem, and runs the chunks on OpenMP threads.
+// Chooses the instruction set and the kernel family, cuts the problem, and runs the chunks.
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <stdexcept>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
+#include "general/dispatch.h"
 #include "kernels.h"
-#include "natten_core/neighborhood.h"
+#include "parallel.h"
 
 namespace natten_core::cpu {
 namespace {
@@ -51,51 +45,11 @@ const Kernels*& active() {
   return kernels;
 }
 
-struct Free {
-  void operator()(void* p) const { std::free(p); }
-};
-using Memory = std::unique_ptr<char, Free>;
+const TypedKernels& typed(const Problem& problem) { return problem.is_double() ? active()->f64 : active()->f32; }
 
-// At least `bytes`, on a 64-byte boundary.
-Memory allocate(int64_t bytes) {
-  void* p = std::aligned_alloc(64, static_cast<size_t>(ceil_div(max_of(bytes, 1), 64) * 64));
-  if (p == nullptr) throw std::bad_alloc();
-  return Memory(static_cast<char*>(p));
+const GeneralKernels& general(const Problem& problem) {
+  return problem.is_double() ? active()->general64 : active()->general32;
 }
-
-// Scratch that the calling thread keeps from call to call, unless it is large: small problems should not pay for fresh
-// pages each time.
-char* scratch_memory(int64_t bytes) {
-  constexpr int64_t kKept = 16 << 20;
-  thread_local Memory memory;
-  thread_local int64_t size = 0;
-  if (bytes > size || size > kKept) {
-    memory.reset();
-    size = 0;
-    memory = allocate(bytes);
-    size = bytes;
-  }
-  return memory.get();
-}
-
-// Runs body(chunk, scratch of its thread) for chunks [begin, end).
-template <class Body>
-void run(int64_t begin, int64_t end, int threads, char* scratch, int64_t scratch_bytes, Body body) {
-#if defined(_OPENMP)
-  const int team = static_cast<int>(max_of(1, min_of(threads, end - begin)));
-#pragma omp parallel num_threads(team) if (team > 1)
-  {
-    char* mine = scratch + omp_get_thread_num() * scratch_bytes;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t i = begin; i < end; ++i) body(i, mine);
-  }
-#else
-  (void)threads, (void)scratch_bytes;
-  for (int64_t i = begin; i < end; ++i) body(i, scratch);
-#endif
-}
-
-const TypedKernels& typed(const Problem& problem) { return problem.is_double ? active()->f64 : active()->f32; }
 
 // Sums the chunks' bias gradients, in order, into [heads, bias rows, bias columns]. `step`: from chunk to chunk.
 template <class T>
@@ -125,7 +79,14 @@ void set_isa(const std::string& name) {
   throw std::runtime_error("this build has no kernels for '" + name + "'");
 }
 
+bool is_fused(const Problem& p) {
+  for (int axis = 0; axis < kRank; ++axis)
+    if (p.stride[axis] != 1 || p.causal[axis]) return false;
+  return p.heads_kv == p.heads && p.head_dim_v == p.head_dim && p.additional == 0;
+}
+
 void forward(const ForwardArgs& args) {
+  if (!is_fused(args.problem)) return general_forward(general(args.problem), args);
   const TypedKernels& kernels = typed(args.problem);
   const Plan plan = make_plan(args.problem, kernels.lanes, active()->rows_per_block, false);
   const int64_t bytes = ceil_div(kernels.forward_scratch_bytes(args.problem, plan), 64) * 64;
@@ -137,13 +98,14 @@ void forward(const ForwardArgs& args) {
 
 void backward(const BackwardArgs& args) {
   const Problem& problem = args.forward.problem;
+  if (!is_fused(problem)) return general_backward(general(problem), args);
   const TypedKernels& kernels = typed(problem);
   const Plan plan = make_plan(problem, kernels.lanes, active()->rows_per_block, true);
   const int64_t bytes = ceil_div(kernels.backward_scratch_bytes(problem, plan), 64) * 64;
   const int64_t chunks = static_cast<int64_t>(plan.chunks.size());
   char* scratch = scratch_memory(bytes * min_of(problem.threads, chunks));
   const int64_t bias = (2 * problem.kernel[kZ] - 1) * (2 * problem.kernel[kY] - 1) * (2 * problem.kernel[kX] - 1);
-  const int64_t bias_step = plan.heads_per_chunk * bias, bias_bytes = bias_step * (problem.is_double ? 8 : 4);
+  const int64_t bias_step = plan.heads_per_chunk * bias, bias_bytes = bias_step * (problem.is_double() ? 8 : 4);
   const Memory sums = allocate(args.grad_rpb ? bias_bytes * chunks : 0);
   const auto work = [&](int64_t i, char* mine) {
     kernels.backward(args, plan, plan.chunks[static_cast<size_t>(i)], mine,
@@ -152,12 +114,17 @@ void backward(const BackwardArgs& args) {
   run(0, plan.phase1, problem.threads, scratch, bytes, work);
   run(plan.phase1, chunks, problem.threads, scratch, bytes, work);
   if (!args.grad_rpb) return;
-  if (problem.is_double)
+  if (problem.is_double())
     reduce_grad_bias(plan, reinterpret_cast<const double*>(sums.get()), bias_step, bias, problem.heads,
                      static_cast<double*>(args.grad_rpb));
   else
     reduce_grad_bias(plan, reinterpret_cast<const float*>(sums.get()), bias_step, bias, problem.heads,
                      static_cast<float*>(args.grad_rpb));
 }
+
+void qk(const QkArgs& args) { general_qk(general(args.problem), args); }
+void qk_backward(const QkBackwardArgs& args) { general_qk_backward(general(args.forward.problem), args); }
+void av(const AvArgs& args) { general_av(general(args.problem), args); }
+void av_backward(const AvBackwardArgs& args) { general_av_backward(general(args.forward.problem), args); }
 
 }  // namespace natten_core::cpu

@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "general/kernels.h"
 #include "natten_core/problem.h"
 #include "plan.h"
 
@@ -22,6 +23,7 @@ struct Kernels {
   const char* name;
   int rows_per_block;
   TypedKernels f32, f64;
+  GeneralKernels general32, general64;
 };
 
 extern const Kernels kGeneric;
@@ -35,7 +37,14 @@ std::string isa_active();
 // Makes `name` the instruction set in use. Throws std::runtime_error where this machine or build lacks it.
 void set_isa(const std::string& name);
 
+// Whether the fused kernels have all that the problem asks for; the general ones have everything.
+bool is_fused(const Problem& problem);
+
 void forward(const ForwardArgs& args);
 void backward(const BackwardArgs& args);
+void qk(const QkArgs& args);
+void qk_backward(const QkBackwardArgs& args);
+void av(const AvArgs& args);
+void av_backward(const AvBackwardArgs& args);
 
 }  // namespace natten_core::cpu

@@ -177,7 +177,7 @@ void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
   const int64_t y_groups = min_of(problem.dilation[kY], problem.extent[kY]);
   const int64_t maps = problem.batch * problem.heads * z_groups * y_groups;
   const int64_t wanted = ceil_div(kWantedItems, max_of(1, maps));
-  const int64_t head_bytes = problem.head_dim * (problem.is_double ? 8 : 4);
+  const int64_t head_bytes = problem.head_dim * (problem.is_double() ? 8 : 4);
   plan.heads_per_chunk = static_cast<int32_t>(min_of(problem.heads, max_of(1, kTokenBytes / head_bytes)));
   const int64_t group_chunks = max_of(1, kWantedChunks / ceil_div(problem.heads, plan.heads_per_chunk));
   for (int phase = 0; phase < 2; ++phase) {

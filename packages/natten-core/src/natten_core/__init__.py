@@ -18,6 +18,7 @@ from natten_core.functional import (
     neighborhood_attention,
 )
 from natten_core.modules import NeighborhoodAttention1D, NeighborhoodAttention2D, NeighborhoodAttention3D
+from natten_core.two_stage import na1d_av, na1d_qk, na2d_av, na2d_qk, na3d_av, na3d_qk
 
 __all__ = [
     "Explanation",
@@ -29,10 +30,16 @@ __all__ = [
     "build_info",
     "explain",
     "na1d",
+    "na1d_av",
+    "na1d_qk",
     "na1d_qkvpacked",
     "na2d",
+    "na2d_av",
+    "na2d_qk",
     "na2d_qkvpacked",
     "na3d",
+    "na3d_av",
+    "na3d_qk",
     "na3d_qkvpacked",
     "neighborhood_attention",
 ]

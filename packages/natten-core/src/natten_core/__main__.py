@@ -7,6 +7,7 @@ import platform
 import torch
 
 from natten_core import build_info
+from natten_core.backends.cuda import device_obstacles
 
 
 def main() -> None:
@@ -18,6 +19,7 @@ def main() -> None:
     facts["torch CPU capability"] = torch.backends.cpu.get_cpu_capability()
     facts["torch threads"] = torch.get_num_threads()
     facts["torch CUDA"] = torch.version.cuda
+    facts["natten_core cuda kernels on device 0"] = "; ".join(device_obstacles(0)) or "can run"
     for name, value in facts.items():
         print(f"{name}: {_readable(value)}")
 

@@ -10,60 +10,56 @@ from torch import Tensor
 
 from natten_core import _second_order, _vmap
 from natten_core._problem import compute_dtype
-from natten_core.backends import cpu
+from natten_core.backends import cpu, cuda
 
-_Ints = Sequence[int]
 _LIBRARY = torch.library.Library("natten_core", "DEF")
-_SETTINGS = "int[] kernel_size, int[] dilation, float scale"
-_SAVED = "Tensor? rpb, Tensor output, Tensor lse"
+# Of is_causal as 0 or 1, since torch.jit.trace knows no lists of bool.
+_SETTINGS = "int[] kernel_size, int[] stride, int[] dilation, int[] is_causal, float scale"
+_SEPARATE = "Tensor query, Tensor key, Tensor value"
+_OPTIONAL = "Tensor? rpb, Tensor? additional_keys, Tensor? additional_values"
+_GRADS = "Tensor grad_output, Tensor? grad_lse"
 
 
-def _define(name: str, arguments: str, results: str, kernel: Any) -> Any:
-    schema = f"{name}({arguments}, {_SETTINGS}) -> ({results})"
+def _define(name: str, arguments: str, results: int) -> Any:
+    schema = f"{name}({arguments}, {_SETTINGS}) -> ({', '.join(['Tensor'] * results)})"
     # The kernels read pointers: what a compiler hands them must be laid out as in eager mode.
     _LIBRARY.define(schema, tags=(torch.Tag.needs_fixed_stride_order, torch.Tag.pt2_compliant_tag))
-    _LIBRARY.impl(name, kernel, "CPU")
+    _LIBRARY.impl(name, getattr(cpu, name), "CPU")
+    _LIBRARY.impl(name, getattr(cuda, name), "CUDA")
     return getattr(torch.ops.natten_core, name).default
 
 
-na_forward = _define(
-    "na_forward", "Tensor query, Tensor key, Tensor value, Tensor? rpb", "Tensor, Tensor", cpu.na_forward
-)
-na_backward = _define(
-    "na_backward",
-    f"Tensor grad_output, Tensor? grad_lse, Tensor query, Tensor key, Tensor value, {_SAVED}",
-    "Tensor, Tensor, Tensor, Tensor",
-    cpu.na_backward,
-)
-na_qkvpacked_forward = _define(
-    "na_qkvpacked_forward", "Tensor qkv, Tensor? rpb", "Tensor, Tensor", cpu.na_qkvpacked_forward
-)
+na_forward = _define("na_forward", f"{_SEPARATE}, {_OPTIONAL}", 2)
+na_backward = _define("na_backward", f"{_GRADS}, {_SEPARATE}, {_OPTIONAL}, Tensor output, Tensor lse", 6)
+na_qkvpacked_forward = _define("na_qkvpacked_forward", f"Tensor qkv, {_OPTIONAL}", 2)
 na_qkvpacked_backward = _define(
-    "na_qkvpacked_backward",
-    f"Tensor grad_output, Tensor? grad_lse, Tensor qkv, {_SAVED}",
-    "Tensor, Tensor",
-    cpu.na_qkvpacked_backward,
+    "na_qkvpacked_backward", f"{_GRADS}, Tensor qkv, {_OPTIONAL}, Tensor output, Tensor lse", 4
 )
 
 
 # Fakes: shapes and dtypes of the results, all contiguous.
 
 
-def _fake_results(like: Tensor, shape: Any) -> tuple[Tensor, Tensor]:
-    return like.new_empty(shape), like.new_empty(shape[:-1], dtype=compute_dtype(like.dtype))
+def _fake_results(query: Tensor, shape: Any) -> tuple[Tensor, Tensor]:
+    return query.new_empty(shape), query.new_empty(shape[:-1], dtype=compute_dtype(query.dtype))
 
 
-def _fake_rpb(rpb: Tensor | None, like: Tensor) -> Tensor:
-    return like.new_empty(0, dtype=compute_dtype(like.dtype)) if rpb is None else rpb.new_empty(rpb.shape)
+def _fake_gradients(like: Tensor, *optional: Tensor | None) -> tuple[Tensor, ...]:
+    """Of rpb, additional_keys and additional_values; empty for what was not given."""
+    rpb, *additional = (None if tensor is None else tensor.new_empty(tensor.shape) for tensor in optional)
+    return (
+        like.new_empty(0, dtype=compute_dtype(like.dtype)) if rpb is None else rpb,
+        *(like.new_empty(0) if tensor is None else tensor for tensor in additional),
+    )
 
 
 @torch.library.register_fake("natten_core::na_forward")
-def _(query: Tensor, key: Tensor, value: Tensor, rpb: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor]:
-    return _fake_results(query, query.shape)
+def _(query: Tensor, key: Tensor, value: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _fake_results(query, query.shape[:-1] + value.shape[-1:])
 
 
 @torch.library.register_fake("natten_core::na_qkvpacked_forward")
-def _(qkv: Tensor, rpb: Tensor | None, *settings: Any) -> tuple[Tensor, Tensor]:
+def _(qkv: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return _fake_results(qkv, qkv.shape[:-3] + qkv.shape[-2:])
 
 
@@ -75,72 +71,81 @@ def _(
     key: Tensor,
     value: Tensor,
     rpb: Tensor | None,
+    additional_keys: Tensor | None,
+    additional_values: Tensor | None,
     *rest: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return (
-        query.new_empty(query.shape),
-        key.new_empty(key.shape),
-        value.new_empty(value.shape),
-        _fake_rpb(rpb, query),
-    )
+) -> tuple[Tensor, ...]:
+    main = (tensor.new_empty(tensor.shape) for tensor in (query, key, value))
+    return *main, *_fake_gradients(query, rpb, additional_keys, additional_values)
 
 
 @torch.library.register_fake("natten_core::na_qkvpacked_backward")
 def _(
-    grad_output: Tensor, grad_lse: Tensor | None, qkv: Tensor, rpb: Tensor | None, *rest: Any
-) -> tuple[Tensor, Tensor]:
-    return qkv.new_empty(qkv.shape), _fake_rpb(rpb, qkv)
+    grad_output: Tensor,
+    grad_lse: Tensor | None,
+    qkv: Tensor,
+    rpb: Tensor | None,
+    additional_keys: Tensor | None,
+    additional_values: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    return qkv.new_empty(qkv.shape), *_fake_gradients(qkv, rpb, additional_keys, additional_values)
 
 
 # Autograd: the backward of a forward operator is the backward operator, whose own backward is the reference's.
 
+_N_SETTINGS = 5
+_NO_SETTINGS = (None,) * _N_SETTINGS
+
 
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, kernel_size, dilation, scale = inputs
-    ctx.save_for_backward(*tensors, *output)
-    ctx.settings = kernel_size, dilation, scale
+    ctx.save_for_backward(*inputs[:-_N_SETTINGS], *output)
+    ctx.settings = inputs[-_N_SETTINGS:]
     ctx.set_materialize_grads(False)
 
 
 def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grad_output, grad_lse, *tensors, _output, _lse, kernel_size, dilation, scale = inputs
-    ctx.save_for_backward(grad_output, grad_lse, *tensors)
-    ctx.settings = kernel_size, dilation, scale
+    ctx.save_for_backward(*inputs[: -_N_SETTINGS - 2])  # without the forward's results
+    ctx.settings = inputs[-_N_SETTINGS:]
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad_output: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    query, key, value, rpb, output, lse = ctx.saved_tensors
+def _gradients(
+    ctx: Any, backward: Any, grad_output: Tensor | None, grad_lse: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    *inputs, output, lse = ctx.saved_tensors
     if grad_output is None:
         grad_output = torch.zeros_like(output)
-    grads = na_backward(grad_output, grad_lse, query, key, value, rpb, output, lse, *ctx.settings)
-    return *grads[:3], None if rpb is None else grads[3], None, None, None
+    grads = backward(grad_output, grad_lse, *inputs, output, lse, *ctx.settings)
+    return *(None if given is None else grad for given, grad in zip(inputs, grads, strict=True)), *_NO_SETTINGS
+
+
+def _backward(ctx: Any, grad_output: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _gradients(ctx, na_backward, grad_output, grad_lse)
 
 
 def _packed_backward(ctx: Any, grad_output: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    qkv, rpb, output, lse = ctx.saved_tensors
-    if grad_output is None:
-        grad_output = torch.zeros_like(output)
-    grads = na_qkvpacked_backward(grad_output, grad_lse, qkv, rpb, output, lse, *ctx.settings)
-    return grads[0], None if rpb is None else grads[1], None, None, None
+    return _gradients(ctx, na_qkvpacked_backward, grad_output, grad_lse)
 
 
 # The results of a backward operator are taken as functions of the gradients and of the forward's inputs: the forward's
 # results are functions of these too, and get no gradient of their own.
 
 
-def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+def _second_gradients(ctx: Any, forward: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     grad_output, grad_lse, *inputs = ctx.saved_tensors
-    forward = _second_order.attention(*ctx.settings)
-    found, outer = _second_order.gradients_of_gradients(forward, inputs, (grad_output, grad_lse), cotangents)
-    return *outer, *found, None, None, None, None, None
+    found, outer = _second_order.gradients_of_gradients(
+        forward(*ctx.settings), inputs, (grad_output, grad_lse), cotangents
+    )
+    return *outer, *found, None, None, *_NO_SETTINGS
+
+
+def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _second_gradients(ctx, _second_order.attention, cotangents)
 
 
 def _packed_double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    grad_output, grad_lse, *inputs = ctx.saved_tensors
-    forward = _second_order.packed_attention(*ctx.settings)
-    found, outer = _second_order.gradients_of_gradients(forward, inputs, (grad_output, grad_lse), cotangents)
-    return *outer, *found, None, None, None, None, None
+    return _second_gradients(ctx, _second_order.packed_attention, cotangents)
 
 
 torch.library.register_autograd("natten_core::na_forward", _backward, setup_context=_save_forward)
@@ -152,7 +157,16 @@ torch.library.register_autograd(
 
 # vmap: the axis of the heads in the tensor arguments and in the results, and which argument is the bias.
 
-_vmap.register(na_forward, (-2, -2, -2, 0), (-2, -1), rpb=3, gives_rpb=False)
-_vmap.register(na_backward, (-2, -1, -2, -2, -2, 0, -2, -1), (-2, -2, -2, 0), rpb=5, gives_rpb=True)
-_vmap.register(na_qkvpacked_forward, (-2, 0), (-2, -1), rpb=1, gives_rpb=False)
-_vmap.register(na_qkvpacked_backward, (-2, -1, -2, 0, -2, -1), (-2, 0), rpb=3, gives_rpb=True)
+_OPTIONAL_HEADS = (0, -2, -2)
+_vmap.register(na_forward, (-2, -2, -2, *_OPTIONAL_HEADS), (-2, -1), rpb=3, gives_rpb=False)
+_vmap.register(
+    na_backward,
+    (-2, -1, -2, -2, -2, *_OPTIONAL_HEADS, -2, -1),
+    (-2, -2, -2, *_OPTIONAL_HEADS),
+    rpb=5,
+    gives_rpb=True,
+)
+_vmap.register(na_qkvpacked_forward, (-2, *_OPTIONAL_HEADS), (-2, -1), rpb=1, gives_rpb=False)
+_vmap.register(
+    na_qkvpacked_backward, (-2, -1, -2, *_OPTIONAL_HEADS, -2, -1), (-2, *_OPTIONAL_HEADS), rpb=3, gives_rpb=True
+)

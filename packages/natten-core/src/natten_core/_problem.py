@@ -118,6 +118,60 @@ def check_packed(
     return _run(_check_packed, _check_packed_once, qkv, settings, tensors)
 
 
+def check_qk(
+    query: Tensor,
+    key: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    dilation: int | Sequence[int],
+    is_causal: bool | Sequence[bool],
+    scale: float | None,
+    rpb: Tensor | None,
+    additional_keys: Tensor | None,
+    rank: int | None,
+) -> Problem:
+    """As `check`, for the first of two stages, which has no values."""
+    settings = (kernel_size, stride, dilation, is_causal, scale)
+    return check(query, key, key, *settings, rpb, additional_keys, additional_keys, rank)
+
+
+def check_av(
+    attn: Tensor,
+    value: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    dilation: int | Sequence[int],
+    is_causal: bool | Sequence[bool],
+    additional_values: Tensor | None,
+    rank: int | None,
+) -> Problem:
+    """As `check`, for the second of two stages, which has attention weights instead of queries and keys."""
+    weights, values = Facts(*_facts("attn", attn)), Facts(*_facts("value", value))
+    more = None if additional_values is None else _facts("additional_values", additional_values)
+    rank = _check_query("attn", weights, rank, "slots")
+    _check_like("attn", weights, "value", values)
+    shape, like = weights.shape, values.shape
+    if len(like) != len(shape) or like[:-2] != shape[:-2]:
+        wanted = f"{list(shape[:-2])} for its batch and spatial sizes, as attn has"
+        raise ValueError(f"value must have {wanted}, got shape {list(like)}")
+    if like[-2] < 1 or shape[-2] % like[-2]:
+        raise ValueError(
+            f"attn's {shape[-2]} heads must be a multiple of value's, got {like[-2]} in shape {list(like)}"
+        )
+    window = per_axis("kernel_size", kernel_size, rank)
+    count = 0
+    if more is not None:
+        count = more[0][1] if len(more[0]) == 4 else -1
+        _check_one_additional("attn", weights, "additional_values", Facts(*more), like, count)
+    if shape[-1] != math.prod(window) + count:
+        slots = f"{math.prod(window)} for the window" + (f" and {count} for additional_values" if count else "")
+        raise ValueError(f"attn must have {slots} as its last size, got shape {list(shape)}")
+    one = ((*shape[:-1], like[-1]), weights.dtype, weights.device, True)
+    key = (like, weights.dtype, weights.device, True)
+    settings = (window, _hashable(stride), _hashable(dilation), _hashable(is_causal), 1.0, rank)
+    return _run(_check, _check_once, attn, settings, (one, key, key, None, more, more))
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which tensors of `dtype` are computed with."""
     return torch.float64 if dtype == torch.float64 else torch.float32
@@ -261,17 +315,18 @@ _check_packed_once = lru_cache(maxsize=1024, typed=True)(_check_packed)
 _check_once = lru_cache(maxsize=1024, typed=True)(_check)
 
 
-def _check_query(name: str, query: Facts, rank: int | None) -> int:
+def _check_query(name: str, query: Facts, rank: int | None, last: str = "head_dim") -> int:
     ndim = len(query.shape)
     if rank is None and not 4 <= ndim <= 6:
         raise ValueError(f"{name} must be {_ANY_LAYOUT}, got shape {list(query.shape)}")
     if rank is not None and ndim != rank + 3:
-        raise ValueError(f"{name} must be {_LAYOUT[rank]}, got shape {list(query.shape)}")
+        layout = _LAYOUT[rank].replace("head_dim", last)
+        raise ValueError(f"{name} must be {layout}, got shape {list(query.shape)}")
     if query.dtype not in FLOATS:
         raise ValueError(f"{name} must be float16, bfloat16, float32 or float64, got {query.dtype}")
     if query.shape[-1] < 1 or query.shape[-2] < 1:
         raise ValueError(
-            f"{name} must have at least one head and a head_dim of at least 1, got shape {list(query.shape)}"
+            f"{name} must have at least one head and a {last} of at least 1, got shape {list(query.shape)}"
         )
     _check_unit(name, query)
     return ndim - 3
@@ -321,15 +376,18 @@ def _check_additional(query: Facts, key: Facts, value: Facts, keys: Plain | None
         raise ValueError(f"additional_{one} was given without additional_{missing}: give both, or neither")
     count = keys[0][1] if len(keys[0]) == 4 else -1
     for name, given, like in (("additional_keys", keys, key), ("additional_values", values, value)):
-        other = Facts(*given)
-        _check_like("query", query, name, other)
-        wanted = (query.shape[0], count, *like.shape[-2:])
-        if other.shape != wanted:
-            sizes = f"[{wanted[0]}, {'N' if count < 0 else count}, {wanted[2]}, {wanted[3]}]"
-            raise ValueError(
-                f"{name} must be [batch, N, heads of key, head_dim], here {sizes}, got shape {list(other.shape)}"
-            )
+        _check_one_additional("query", query, name, Facts(*given), like.shape, count)
     return count
+
+
+def _check_one_additional(reference: str, query: Facts, name: str, other: Facts, like: Shape, count: int) -> None:
+    _check_like(reference, query, name, other)
+    wanted = (query.shape[0], count, *like[-2:])
+    if other.shape != wanted:
+        sizes = f"[{wanted[0]}, {'N' if count < 0 else count}, {wanted[2]}, {wanted[3]}]"
+        raise ValueError(
+            f"{name} must be [batch, N, heads of key, head_dim], here {sizes}, got shape {list(other.shape)}"
+        )
 
 
 def _check_rpb(query: Facts, rpb: Facts, wanted: Shape) -> None:

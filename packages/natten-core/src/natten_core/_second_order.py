@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -48,24 +48,31 @@ def gradients_of_gradients(
     return every[: len(inputs)], every[len(inputs) :]
 
 
-def attention(kernel_size: Sequence[int], dilation: Sequence[int], scale: float) -> Callable[..., Results]:
-    """The reference as a function of query, key, value and rpb."""
+def attention(
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    is_causal: Sequence[int],
+    scale: float,
+) -> Callable[..., Results]:
+    """The reference as a function of query, key, value, rpb, additional keys and values."""
+    settings = (tuple(kernel_size), tuple(stride), tuple(dilation), tuple(bool(causal) for causal in is_causal), scale)
 
-    def forward(query: Tensor, key: Tensor, value: Tensor, rpb: Optional) -> Results:
-        problem = check(
-            query, key, value, tuple(kernel_size), 1, tuple(dilation), False, scale, rpb, None, None, len(kernel_size)
-        )
-        return reference.neighborhood_attention(problem, query, key, value, rpb)
+    def forward(
+        query: Tensor, key: Tensor, value: Tensor, rpb: Optional, more_keys: Optional, more_values: Optional
+    ) -> Results:
+        problem = check(query, key, value, *settings, rpb, more_keys, more_values, len(kernel_size))
+        return reference.neighborhood_attention(problem, query, key, value, rpb, more_keys, more_values)
 
     return forward
 
 
-def packed_attention(kernel_size: Sequence[int], dilation: Sequence[int], scale: float) -> Callable[..., Results]:
-    """The reference as a function of qkv and rpb."""
-    separate = attention(kernel_size, dilation, scale)
+def packed_attention(*settings: Any) -> Callable[..., Results]:
+    """The reference as a function of qkv, rpb, additional keys and values."""
+    separate = attention(*settings)
 
-    def forward(qkv: Tensor, rpb: Optional) -> Results:
-        return separate(*qkv.unbind(-3), rpb)
+    def forward(qkv: Tensor, *optional: Optional) -> Results:
+        return separate(*qkv.unbind(-3), *optional)
 
     return forward
 

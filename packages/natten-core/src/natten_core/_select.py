@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from natten_core import _problem
 from natten_core._problem import Problem
+from natten_core._tracing import run_while_tracing
 from natten_core.backends import BACKENDS
-
-_Function = TypeVar("_Function", bound=Callable[..., object])
 
 
 class NattenFallbackWarning(UserWarning):
@@ -31,15 +29,18 @@ class Explanation:
         backend: name of the backend, as the `backend` argument takes it.
         kernel: name of the kernel within it.
         rejected: the other backends, best first, each with its reasons.
+        passed_over: faster kernels of the same backend, best first, each with its reason.
     """
 
     backend: str
     kernel: str
     rejected: tuple[tuple[str, tuple[str, ...]], ...]
+    passed_over: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         """One line for the choice, and one for every reason."""
         lines = [f"{self.backend} ({self.kernel})"]
+        lines += [f"  not {self.backend} ({name}): {reason}" for name, reason in self.passed_over]
         lines += [f"  not {name}: {reason}" for name, reasons in self.rejected for reason in reasons]
         return "\n".join(lines)
 
@@ -71,7 +72,7 @@ def explain(
         >>> import torch, natten_core
         >>> q = k = v = torch.randn(1, 16, 16, 2, 8)
         >>> natten_core.explain(q, k, v, 7, stride=2).backend
-        'reference'
+        'cpu'
     """
     del return_lse
     problem = _problem.check(
@@ -89,14 +90,15 @@ def explain(
         None,
     )
     chosen = choose(problem, backend)
-    rejected, kernel = [], ""
+    rejected, kernel, passed_over = [], "", ()
     for module in BACKENDS:
         if chosen == module.NAME:
-            kernel = module.kernel_name(problem)
+            kernel = module.kernel_name(problem, query, key, value)
+            passed_over = module.passed_over(problem, query, key, value)
         else:
             default = f"{chosen} is preferred" if backend == "auto" else f"backend={backend!r} was asked for"
             rejected.append((module.NAME, module.not_supported_reasons(problem) or (default,)))
-    return Explanation(chosen, kernel, tuple(rejected))
+    return Explanation(chosen, kernel, tuple(rejected), passed_over)
 
 
 def select(problem: Problem, backend: str) -> str:
@@ -138,15 +140,6 @@ def _choose_and_warn(problem: Problem, backend: str) -> str:
 # A problem seen before has had its warning.
 _choose_and_warn_once = lru_cache(maxsize=1024)(_choose_and_warn)
 _warned: set[str] = set()
-
-
-def run_while_tracing(function: _Function) -> _Function:
-    """Has torch.compile call `function` as it traces, and take what it returns for a constant.
-
-    This is `torch.compiler.assume_constant_result` without the seconds of import that it costs.
-    """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
 
 
 @run_while_tracing

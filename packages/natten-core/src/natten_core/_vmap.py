@@ -13,34 +13,35 @@ import torch
 from torch import Tensor
 
 
-def register(operator: Any, heads: Sequence[int], result_heads: Sequence[int], *, rpb: int, gives_rpb: bool) -> None:
+def register(
+    operator: Any, heads: Sequence[int], result_heads: Sequence[int], *, rpb: int | None, gives_rpb: bool
+) -> None:
     """Registers the vmap rule of an operator.
 
     Args:
         operator: called with the folded arguments.
         heads: the axis of the heads in every tensor argument; other arguments follow them.
         result_heads: the axis of the heads in every result.
-        rpb: which argument is the bias.
+        rpb: which argument is the bias; None where there is none.
         gives_rpb: whether a result is the gradient of the bias, so that every sample needs a bias of its own.
     """
 
-    def vmapped(
-        info: Any, in_dims: Sequence[int | None], *args: Any
-    ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
-        size, bias = info.batch_size, args[rpb]
-        by_head = bias is not None and (gives_rpb or in_dims[rpb] is not None)
+    def vmapped(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Any, Any]:
+        size = info.batch_size
+        by_head = rpb is not None and args[rpb] is not None and (gives_rpb or in_dims[rpb] is not None)
         folded = list(args)
         for i, axis in enumerate(heads):
             if args[i] is not None and (by_head or i != rpb):
                 folded[i] = _fold(args[i], in_dims[i], size, axis if by_head else 0)
         results = operator(*folded)
         unfolded, out_dims = [], []
-        for result, axis in zip(results, result_heads, strict=True):
-            absent = result.ndim == 1  # the gradient of no bias
+        single = isinstance(results, Tensor)
+        for result, axis in zip((results,) if single else results, result_heads, strict=True):
+            absent = result.ndim == 1  # the gradient of what was not given
             where = (axis if by_head else 0) % result.ndim
             unfolded.append(result if absent else result.unflatten(where, (size, result.shape[where] // size)))
             out_dims.append(None if absent else where)
-        return tuple(unfolded), tuple(out_dims)
+        return (unfolded[0], out_dims[0]) if single else (tuple(unfolded), tuple(out_dims))
 
     torch.library.register_vmap(operator, vmapped)
 

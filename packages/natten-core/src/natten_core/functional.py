@@ -15,7 +15,8 @@ from torch.autograd import forward_ad
 
 from natten_core import _ops, _problem
 from natten_core._problem import Problem
-from natten_core._select import run_while_tracing, select, warn_fallback
+from natten_core._select import select, warn_fallback
+from natten_core._tracing import run_while_tracing
 from natten_core.backends import reference
 
 __all__ = [
@@ -354,7 +355,7 @@ def _attend(
             problem, query, key, value, rpb, additional_keys, additional_values, 0.0, return_lse
         )
     results: tuple[Tensor, Tensor] = _ops.na_forward(
-        query, key, value, rpb, problem.kernel_size, problem.dilation, problem.scale
+        query, key, value, rpb, additional_keys, additional_values, *_settings(problem)
     )
     return results
 
@@ -372,20 +373,24 @@ def _attend_packed(
     backend: str,
     return_lse: bool,
     rank: int | None,
-    dropout: float = 0.0,
 ) -> tuple[Tensor, Tensor | None]:
     problem = _problem.check_packed(
         qkv, kernel_size, stride, dilation, is_causal, scale, rpb, additional_keys, additional_values, rank
     )
-    if dropout or _takes_reference(problem, backend):
+    if _takes_reference(problem, backend):
         query, key, value = qkv.unbind(-3)
         return reference.neighborhood_attention(
-            problem, query, key, value, rpb, additional_keys, additional_values, dropout, return_lse
+            problem, query, key, value, rpb, additional_keys, additional_values, 0.0, return_lse
         )
     results: tuple[Tensor, Tensor] = _ops.na_qkvpacked_forward(
-        qkv, rpb, problem.kernel_size, problem.dilation, problem.scale
+        qkv, rpb, additional_keys, additional_values, *_settings(problem)
     )
     return results
+
+
+def _settings(problem: Problem) -> tuple[Any, ...]:
+    is_causal = tuple(int(causal) for causal in problem.is_causal)
+    return problem.kernel_size, problem.stride, problem.dilation, is_causal, problem.scale
 
 
 def _takes_reference(problem: Problem, backend: str) -> bool:

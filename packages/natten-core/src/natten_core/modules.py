@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from natten_core import _problem
 from natten_core.functional import _attend_packed
+from natten_core.two_stage import attend_with_dropout
 
 __all__ = ["NeighborhoodAttention1D", "NeighborhoodAttention2D", "NeighborhoodAttention3D"]
 
@@ -34,8 +35,8 @@ class _NeighborhoodAttention(nn.Module):
             `[num_heads, 2 * kernel_size - 1, ...]`.
         qkv_bias: whether the projection to queries, keys and values has a bias.
         qk_scale: factor on the dot products; `head_dim ** -0.5` when None.
-        attn_drop: dropout probability of the attention weights. In training it takes the reference backend, the only
-            one that has these weights.
+        attn_drop: dropout probability of the attention weights. In training it takes the two-stage form, which
+            stores these weights.
         proj_drop: dropout probability of the output.
         device: where the parameters are made.
         dtype: dtype of the parameters.
@@ -93,21 +94,11 @@ class _NeighborhoodAttention(nn.Module):
         spatial = x.shape[1:-1]
         padded = self._pad(x)
         qkv = self.qkv(padded).unflatten(-1, (3, self.num_heads, self.head_dim))
-        output, _ = _attend_packed(
-            qkv,
-            self.kernel_size,
-            self.stride,
-            self.dilation,
-            self.is_causal,
-            self.scale,
-            self.rpb,
-            None,
-            None,
-            "auto",
-            False,
-            self.rank,
-            self.attn_drop if self.training else 0.0,
-        )
+        settings = (self.kernel_size, self.stride, self.dilation, self.is_causal, self.scale, self.rpb)
+        if self.training and self.attn_drop:
+            output = attend_with_dropout(qkv, *settings, self.rank, self.attn_drop)
+        else:
+            output, _ = _attend_packed(qkv, *settings, None, None, "auto", False, self.rank)
         if padded is not x:
             for axis, length in enumerate(spatial):
                 output = output.narrow(1 + axis, 0, length)

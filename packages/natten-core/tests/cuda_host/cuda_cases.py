@@ -211,5 +211,7 @@ def check(case: Case, dtype: torch.dtype, found: dict[str, Tensor], slack: float
             check_error(name, tensor, same[name], exact[name])
     if dtype in HALVES:  # sums in float32 leave little more than the rounding of factors and results
         for name, tensor in found.items():
-            assert relative_error(tensor, exact[name]) < 1.25 * torch.finfo(dtype).eps, name
+            # Gradients have that of the output too, by way of its product with its gradient.
+            most = 2 if name.startswith("grad_") else 1.25
+            assert relative_error(tensor, exact[name]) < most * torch.finfo(dtype).eps, name
         assert torch.allclose(found["lse"].double(), exact["lse"], rtol=1e-5, atol=1e-5), "lse"

@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether it is a problem for the kernels: one window per query, and as many heads of one size everywhere."""
+        """Whether it is a problem for the fused kernels: one window per query, and as many heads of one size."""
         more = (self.stride, self.is_causal, self.heads_kv, self.head_dim_v, self.additional)
         return all(setting is None for setting in more)
 
@@ -109,7 +109,7 @@ CASES = [
     Case("2d-many-heads", (6, 7), (3, 3), heads=7, head_dim=3, batch=3),
     Case("2d-scale-zero", (7, 8), (3, 3), scale=0.0),
     Case("2d-scale-negative", (7, 8), (3, 3), scale=-0.7),
-    # beyond the kernels
+    # beyond the fused kernels
     Case("1d-strided", (18,), (6,), stride=(3,)),
     Case("1d-strided-long", (200,), (6,), stride=(5,), batch=1),
     Case("1d-causal-strided-long", (200,), (6,), stride=(5,), is_causal=(True,), batch=1),
@@ -121,12 +121,19 @@ CASES = [
     Case("2d-causal-one-axis", (9, 11), (3, 5), dilation=(2, 1), is_causal=(True, False)),
     Case("2d-causal-strided", (11, 13), (4, 5), stride=(2, 3), dilation=(2, 1), is_causal=(True, True)),
     Case("3d-everything", (6, 8, 7), (3, 4, 3), (1, 2, 1), (2, 1, 3), (True, False, False), 1, 4, 2, 5, 3, 2),
+    Case("2d-strided-wide", (9, 40), (5, 9), stride=(5, 3), batch=1, head_dim=12),
+    Case("3d-causal-strided", (7, 6, 9), (3, 2, 4), stride=(2, 2, 3), is_causal=(True, True, True), batch=1),
+    Case("1d-causal-wide", (150,), (40,), is_causal=(True,), batch=1, heads=1),
+    Case("1d-one-key-strided", (9,), (1,), dilation=(3,), is_causal=(True,), additional=2),
+    Case("2d-bands", (40, 9), (3, 3), stride=(2, 1), batch=1, heads=1, head_dim=4),
+    Case("1d-bands", (300,), (5,), batch=1, heads=2, heads_kv=1, head_dim=4, additional=9),
     Case("2d-grouped", (7, 8), (3, 3), heads=6, heads_kv=2),
     Case("2d-shared", (7, 8), (3, 3), heads=4, heads_kv=1),
     Case("2d-narrow-values", (7, 8), (3, 3), head_dim_v=3),
     Case("2d-wide-values", (7, 8), (3, 3), head_dim_v=19),
     Case("2d-additional", (7, 8), (3, 3), additional=5),
     Case("2d-additional-none", (7, 8), (3, 3), additional=0),
+    Case("2d-additional-many", (7, 8), (3, 3), additional=37, head_dim_v=33),
     Case("2d-additional-grouped", (7, 8), (3, 3), heads=4, heads_kv=2, additional=3, head_dim_v=6),
 ]
 

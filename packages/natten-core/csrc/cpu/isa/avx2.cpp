@@ -1,9 +1,15 @@
 // AVX2 and FMA.
 #define NATTEN_ISA avx2
 #include "../fused/table.h"
+#include "../general/table.h"
 
 namespace natten_core::cpu {
 
-const Kernels kAvx2 = {"avx2", avx2::kScoreRows, avx2::kTyped<float>, avx2::kTyped<double>};
+const Kernels kAvx2 = {"avx2",
+                       avx2::kScoreRows,
+                       avx2::kTyped<float>,
+                       avx2::kTyped<double>,
+                       avx2::general::kTable<float>,
+                       avx2::general::kTable<double>};
 
 }  // namespace natten_core::cpu

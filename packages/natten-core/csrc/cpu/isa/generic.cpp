@@ -1,9 +1,15 @@
 // Whatever vectors the target's baseline has: SSE2 on x86-64, NEON on aarch64.
 #define NATTEN_ISA generic
 #include "../fused/table.h"
+#include "../general/table.h"
 
 namespace natten_core::cpu {
 
-const Kernels kGeneric = {"generic", generic::kScoreRows, generic::kTyped<float>, generic::kTyped<double>};
+const Kernels kGeneric = {"generic",
+                          generic::kScoreRows,
+                          generic::kTyped<float>,
+                          generic::kTyped<double>,
+                          generic::general::kTable<float>,
+                          generic::general::kTable<double>};
 
 }  // namespace natten_core::cpu

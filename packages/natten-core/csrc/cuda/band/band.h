@@ -9,8 +9,8 @@
 namespace natten_core::cuda::band {
 
 // Null, or why these kernels cannot run the problem, for people.
-const char* unsupported(const Problem& problem);                    // on any device
-const char* unsupported(const Problem& problem, int architecture);  // on those with more shared memory
+const char* unsupported(const Problem& problem);  // on sm_80
+const char* unsupported(const Problem& problem, int architecture);
 
 void forward(const ForwardArgs& args, const Launch& launch);
 

@@ -66,4 +66,13 @@ inline void fill_device(Cut& cut, const Problem& problem, int64_t slots) {
   for (int64_t bands = 2; bands <= ceil_div(rows, 8); ++bands) consider(1, bands);
 }
 
+// Bytes of shared memory that the forward needs at least, with strips of one column tile: see ForwardShape.
+inline int64_t least_forward_shared(const Problem& problem, int64_t padded_dim) {
+  const bool wide = problem.kernel[kX] > 9;
+  const int64_t tiles = wide || problem.kernel[kY] > 9 ? 3 : 2;
+  const int64_t kernel = max_of(problem.kernel[kY], wide ? 11 : 3) / 2 * 2 + 1;  // rounded up to an odd one
+  const int64_t slots = kernel + 1 + kTileY * kAhead;
+  return 2 * slots * tiles * 8 * padded_dim * 2 + 2 * (2 * kernel + 1) * tiles * 256 + 64;
+}
+
 }  // namespace natten_core::cuda::band

@@ -13,7 +13,6 @@
 
 namespace natten_core::cuda::band {
 
-constexpr int kAhead = 2;  // steps by which copies run ahead
 constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
 // Kernels of up to K (odd) rows and 8 * kTiles - 7 columns.

@@ -6,7 +6,7 @@
 
 namespace natten_core::cuda::band {
 
-const char* unsupported(const Problem& problem) { return unsupported(problem, 0); }
+const char* unsupported(const Problem& problem) { return unsupported(problem, Launch{}.architecture); }
 
 const char* unsupported(const Problem& problem, int architecture) {
   if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16) return "a dtype other than fp16 and bf16";
@@ -29,7 +29,9 @@ const char* unsupported(const Problem& problem, int architecture) {
   const int limit = shared_limit(architecture);
   const PassPlan by_queries = plan_query_pass(problem, true, limit), by_keys = plan_key_pass(problem, true, limit);
   if (by_keys.tiles > 3) return "keys that more than 24 columns of queries see";
-  if (max_of(by_queries.shared, by_keys.shared) > limit) return "a kernel this large with this head_dim";
+  const int64_t forward = least_forward_shared(problem, padded(problem.head_dim));
+  if (max_of(max_of(by_queries.shared, by_keys.shared), forward) > limit)
+    return "a kernel this large with this head_dim";
   return nullptr;
 }
 

@@ -35,9 +35,14 @@ def not_supported_reasons(problem: Problem) -> tuple[str, ...]:
     return ()
 
 
-def kernel_name(problem: Problem) -> str:
+def kernel_name(problem: Problem, *tensors: Tensor) -> str:
     """The kernel that runs `problem`, for `natten_core.explain`."""
     return "torch-tiled"
+
+
+def passed_over(problem: Problem, *tensors: Tensor) -> tuple[tuple[str, str], ...]:
+    """There is one kernel here."""
+    return ()
 
 
 def neighborhood_attention(
@@ -77,7 +82,7 @@ def neighborhood_attention(
     bias = None if rpb is None else rpb.to(dtype).flatten(1)
     tiling = _Tiling(problem)
     outputs, sums = [], []
-    with _no_autocast(problem.device.type):
+    with no_autocast(problem.device.type):
         for first in range(0, tiling.count, tiling.batch):
             tiles = tiling.tiles(first, min(first + tiling.batch, tiling.count))
             scores = _scores(problem, tiles, queries, keys, bias, extra_keys)
@@ -286,7 +291,7 @@ def _product(sizes: list[int]) -> int:
     return reduce(lambda a, b: a * b, sizes, 1)
 
 
-def _no_autocast(device: str) -> torch.autocast | nullcontext[None]:
+def no_autocast(device: str) -> torch.autocast | nullcontext[None]:
     """Half precision would be wrong in here: the half types ask for float32 accumulation."""
     if device == "meta" or not torch.is_autocast_enabled(device):
         return nullcontext()

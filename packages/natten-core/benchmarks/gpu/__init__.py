@@ -1,0 +1,1 @@
+"""The benchmark of the CUDA kernels: what `bench_cuda.py` runs."""

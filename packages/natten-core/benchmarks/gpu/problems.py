@@ -1,0 +1,81 @@
+"""What is timed: the attention layers of DiNAT-Tiny at 224x224, and a few large ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Two-dimensional neighborhood attention with a bias, on one packed projection."""
+
+    name: str
+    batch: int
+    length: int
+    heads: int
+    dilation: int = 1
+    kernel: int = 7
+    head_dim: int = 32
+    dtype: torch.dtype = torch.bfloat16
+    device: str = "cuda"
+
+    @property
+    def tensor_bytes(self) -> int:
+        return self.batch * self.length**2 * self.heads * self.head_dim * self.dtype.itemsize
+
+    def floor_us(self, mode: str, copy_gbs: float) -> float:
+        """What moving once takes: q, k, v and the output; backward these, the output's gradient and three more."""
+        return self.tensor_bytes * (4 if mode == "forward" else 8) / copy_gbs / 1e3
+
+    def flops(self, mode: str) -> int:
+        pairs = self.batch * self.heads * self.length**2 * self.kernel**2
+        return 2 * self.head_dim * pairs * (2 if mode == "forward" else 5)
+
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """qkv [B, Y, X, 3, heads, head_dim], rpb, and a gradient of the output; reproducibly random."""
+        generator = torch.Generator(self.device).manual_seed(0)
+
+        def random(*shape: int, dtype: torch.dtype = self.dtype) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=dtype, device=self.device)
+
+        lead = (self.batch, self.length, self.length)
+        bias = (self.heads, 2 * self.kernel - 1, 2 * self.kernel - 1)
+        qkv = random(*lead, 3, self.heads, self.head_dim)
+        return qkv, random(*bias, dtype=torch.float32), random(*lead, self.heads, self.head_dim)
+
+    def describe(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return (
+            f"{self.name}: B{self.batch} {self.length}x{self.length} heads {self.heads} head_dim {self.head_dim} "
+            f"kernel {self.kernel} dilation {self.dilation} {dtype}"
+        )
+
+
+LEVELS = (("level1", 56, 2, 8), ("level2", 28, 4, 4), ("level3", 14, 8, 2), ("level4", 7, 16, 1))
+
+
+def problems(batches: list[int], dtypes: list[torch.dtype]) -> list[Problem]:
+    """DiNAT-Tiny's layers, plain and dilated."""
+    return [
+        Problem(f"{name}{'-dilated' if d > 1 else ''}", batch, length, heads, d, dtype=dtype)
+        for dtype in dtypes
+        for batch in batches
+        for name, length, heads, dilation in LEVELS
+        for d in sorted({1, dilation})
+    ]
+
+
+def others() -> list[Problem]:
+    """Beyond the models of the papers: other kernels and head_dims, gradual dilation, a map for segmentation."""
+    return [
+        Problem("kernel-3", 64, 56, 2, kernel=3),
+        Problem("kernel-13", 64, 56, 2, kernel=13),
+        Problem("head-dim-64", 64, 56, 2, head_dim=64),
+        Problem("head-dim-128", 64, 28, 2, head_dim=128),
+        Problem("gradual", 64, 56, 2, dilation=4),
+        Problem("large-map", 4, 224, 2),
+        Problem("large-map-dilated", 4, 224, 2, dilation=16),
+    ]

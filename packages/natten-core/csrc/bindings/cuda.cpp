@@ -1,0 +1,103 @@
+#include "bindings/cuda.h"
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <stdexcept>
+
+#include "bindings/args.h"
+#include "cuda/dispatch.h"
+#include "natten_core/problem.h"
+
+namespace py = pybind11;
+
+namespace natten_core::bindings {
+namespace {
+
+void cuda_forward(const Problem& problem, int device, int64_t stream, const py::object& query, const py::object& key,
+                  const py::object& value, int64_t rpb, const py::object& additional_key,
+                  const py::object& additional_value, const py::object& output, const py::object& lse) {
+  const ForwardArgs args = forward_args(problem, query, key, value, rpb, additional_key, additional_value, output, lse);
+  if (args.output.data == nullptr || args.lse.data == nullptr) throw std::invalid_argument("output and lse are needed");
+  py::gil_scoped_release unlocked;
+  cuda::forward(args, device, address(stream));
+}
+
+void cuda_backward(const Problem& problem, int device, int64_t stream, const py::object& query, const py::object& key,
+                   const py::object& value, int64_t rpb, const py::object& additional_key,
+                   const py::object& additional_value, const py::object& output, const py::object& lse,
+                   const py::object& grad_output, const py::object& grad_lse, const py::object& grad_query,
+                   const py::object& grad_key, const py::object& grad_value, int64_t grad_rpb,
+                   const py::object& grad_additional_key, const py::object& grad_additional_value,
+                   const py::object& allocate) {
+  BackwardArgs args;
+  args.forward = forward_args(problem, query, key, value, rpb, additional_key, additional_value, output, lse);
+  args.grad_output = tensor(grad_output, problem.rank), args.grad_lse = tensor(grad_lse, problem.rank);
+  args.grad_query = tensor(grad_query, problem.rank), args.grad_key = tensor(grad_key, problem.rank);
+  args.grad_value = tensor(grad_value, problem.rank), args.grad_rpb = address(grad_rpb);
+  args.grad_additional_key = tensor(grad_additional_key, 1);
+  args.grad_additional_value = tensor(grad_additional_value, 1);
+  for (const Tensor* one :
+       {&args.forward.output, &args.forward.lse, &args.grad_output, &args.grad_query, &args.grad_key, &args.grad_value})
+    if (one->data == nullptr)
+      throw std::invalid_argument("output, lse, and gradients of output, query, key and value are needed");
+  if (problem.additional > 0 &&
+      (args.grad_additional_key.data == nullptr || args.grad_additional_value.data == nullptr))
+    throw std::invalid_argument("gradients of additional keys and values are needed");
+  const auto allocated = [&allocate](size_t bytes) {
+    py::gil_scoped_acquire locked;
+    return address(allocate(bytes).cast<int64_t>());
+  };
+  py::gil_scoped_release unlocked;
+  cuda::backward(args, device, address(stream), allocated);
+}
+
+py::dict cuda_devices() {
+  const cuda::Devices& found = cuda::devices();
+  py::list list;
+  for (const cuda::Device& one : found.devices) {
+    py::dict device;
+    device["name"] = one.name, device["architecture"] = one.architecture;
+    device["multiprocessors"] = one.multiprocessors, device["built_for"] = one.built_for;
+    list.append(device);
+  }
+  py::dict all;
+  all["runtime"] = found.runtime, all["driver"] = found.driver, all["obstacle"] = found.obstacle;
+  all["devices"] = list;
+  return all;
+}
+
+// What a forward of such tensors runs on: the family, and those before it with their reasons.
+py::tuple cuda_choice(const Problem& problem, int device, const py::object& query, const py::object& key,
+                      const py::object& value) {
+  ForwardArgs args;
+  args.problem = problem;
+  args.query = tensor(query, problem.rank), args.key = tensor(key, problem.rank);
+  args.value = tensor(value, problem.rank);
+  const cuda::Variant variant = cuda::explain(args, cuda::facts_of(device));
+  py::list passed_over;
+  for (const cuda::Rejection& one : variant.passed_over)
+    passed_over.append(py::make_tuple(cuda::name(one.family), one.reason));
+  return py::make_tuple(cuda::name(variant.family), py::tuple(passed_over));
+}
+
+}  // namespace
+
+void add_cuda_kernels(py::module_& module) {
+  py::register_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const cuda::Unsupported& unsupported) {
+      PyErr_SetString(PyExc_NotImplementedError, unsupported.what());
+    }
+  });
+  module.def("cuda_devices", &cuda_devices);
+  module.def("cuda_choice", &cuda_choice);
+  module.def("cuda_use_only", &cuda::use_only, py::arg("family"));
+  module.def("cuda_forward", &cuda_forward);
+  module.def("cuda_backward", &cuda_backward);
+  module.attr("cuda_architectures") = cuda::architectures_built();
+  module.attr("cuda_tensor_core_architectures") = cuda::tensor_core_architectures_built();
+}
+
+}  // namespace natten_core::bindings

@@ -1,0 +1,165 @@
+#include "cuda/dispatch.h"
+
+#include <cuda_runtime_api.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "cuda/device/launch.h"
+#if defined(NATTEN_HAS_DENSE)
+#include "cuda/dense/dense.h"
+#endif
+#if defined(NATTEN_HAS_BAND)
+#include "cuda/band/band.h"
+#endif
+#if defined(NATTEN_HAS_SIMT)
+#include "cuda/simt/simt.h"
+#endif
+
+namespace natten_core::cuda {
+namespace {
+
+// The one family allowed; kNone: any.
+std::atomic<Family>& only() {
+  static std::atomic<Family> family = [] {
+    const char* wanted = std::getenv("NATTEN_CORE_CUDA_FAMILY");
+    return wanted == nullptr || *wanted == '\0' ? Family::kNone : family_of(wanted);
+  }();
+  return family;
+}
+
+void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+std::string version(int number) { return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10); }
+
+Devices find_devices() {
+  Devices found;
+  found.runtime = CUDART_VERSION;
+  int count = 0;
+  if (cudaDriverGetVersion(&found.driver) != cudaSuccess) found.driver = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  if (error == cudaErrorInsufficientDriver) {
+    found.obstacle = found.driver == 0
+                         ? "no device: this machine has no NVIDIA driver"
+                         : "driver too old: it supports CUDA " + version(found.driver) + ", and this build needs " +
+                               version(found.runtime) + "; update the driver, or build natten-core with an older nvcc";
+  } else if (error == cudaErrorNoDevice || (error == cudaSuccess && count == 0)) {
+    found.obstacle = "no device: the driver shows none (see nvidia-smi and CUDA_VISIBLE_DEVICES)";
+  } else if (error != cudaSuccess) {
+    found.obstacle = std::string("no device: ") + cudaGetErrorString(error);
+  }
+  for (int i = 0; found.obstacle.empty() && i < count; ++i) {
+    cudaDeviceProp properties;
+    check(cudaGetDeviceProperties(&properties, i), "cudaGetDeviceProperties");
+    const int architecture =
+        10 * attribute(cudaDevAttrComputeCapabilityMajor, i) + attribute(cudaDevAttrComputeCapabilityMinor, i);
+    found.devices.push_back({properties.name, architecture, attribute(cudaDevAttrMultiProcessorCount, i),
+                             runs_on(architectures_built(), architecture)});
+  }
+  return found;
+}
+
+const Device& device_at(int index) {
+  const Devices& all = devices();
+  if (!all.obstacle.empty()) throw Unsupported(all.obstacle);
+  if (index < 0 || index >= static_cast<int>(all.devices.size()))
+    throw std::invalid_argument("no cuda device " + std::to_string(index));
+  return all.devices[static_cast<size_t>(index)];
+}
+
+Launch prepare(int device, void* stream) {
+  const Device& properties = device_at(device);
+  // torch has its own copy of the runtime, so that its notion of the current device is not ours.
+  check(cudaSetDevice(device), "cudaSetDevice");
+  return {stream, properties.architecture, properties.multiprocessors};
+}
+
+template <class Args>
+Family chosen(const Args& args, const Problem& problem, int device) {
+  const Facts facts = facts_of(device);
+  const Family family = choose(args, facts);
+  if (family != Family::kNone) return family;
+  std::string reasons = "no cuda kernel can run this. They do not support";
+  for (const Rejection& rejection : explain(args, facts).passed_over)
+    reasons += std::string(" (") + name(rejection.family) + ") " + rejection.reason + ";";
+  throw Unsupported(reasons + " the problem: " + describe(problem));
+}
+
+template <class Work>
+void reporting(const Problem& problem, Family family, const char* direction, const Work& work) {
+  try {
+    work();
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(std::string("natten_core cuda (") + name(family) + ") " + direction + " failed: " +
+                             error.what() + " (or an earlier kernel did); the problem: " + describe(problem));
+  }
+}
+
+}  // namespace
+
+const Devices& devices() {
+  static const Devices found = find_devices();
+  return found;
+}
+
+const char* architectures_built() { return NATTEN_CUDA_ARCHITECTURES; }
+const char* tensor_core_architectures_built() { return NATTEN_CUDA_TENSOR_CORE_ARCHITECTURES; }
+
+void use_only(const std::string& wanted) { only() = wanted.empty() ? Family::kNone : family_of(wanted); }
+
+Facts facts_of(int device) {
+  const int architecture = device_at(device).architecture;
+  return {architecture, runs_on(tensor_core_architectures_built(), architecture), only()};
+}
+
+void forward(const ForwardArgs& args, int device, void* stream) {
+  const Family family = chosen(args, args.problem, device);
+  reporting(args.problem, family, "forward", [&] {
+    [[maybe_unused]] const Launch launch = prepare(device, stream);
+    switch (family) {
+#if defined(NATTEN_HAS_DENSE)
+      case Family::kDense: return dense::forward(args, launch);
+#endif
+#if defined(NATTEN_HAS_BAND)
+      case Family::kBand: return band::forward(args, launch);
+#endif
+#if defined(NATTEN_HAS_SIMT)
+      case Family::kSimt: return simt::forward(args, launch);
+#endif
+      default: throw std::logic_error("a family without kernels was chosen");
+    }
+  });
+}
+
+void backward(const BackwardArgs& args, int device, void* stream, const std::function<void*(size_t)>& allocate) {
+  const Problem& problem = args.forward.problem;
+  const Family family = chosen(args, problem, device);
+  [[maybe_unused]] const auto workspace = [&](size_t bytes) { return bytes == 0 ? nullptr : allocate(bytes); };
+  reporting(problem, family, "backward", [&] {
+    [[maybe_unused]] const Launch launch = prepare(device, stream);
+    switch (family) {
+#if defined(NATTEN_HAS_DENSE_BACKWARD)
+      case Family::kDense: return dense::backward(args, workspace(dense::backward_workspace(args)), launch);
+#endif
+#if defined(NATTEN_HAS_BAND_BACKWARD)
+      case Family::kBand: return band::backward(args, workspace(band::backward_workspace(args)), launch);
+#endif
+#if defined(NATTEN_HAS_SIMT_BACKWARD)
+      case Family::kSimt: return simt::backward(args, workspace(simt::backward_workspace(args)), launch);
+#endif
+      default: throw std::logic_error("a family without kernels was chosen");
+    }
+  });
+}
+
+}  // namespace natten_core::cuda

@@ -1,0 +1,56 @@
+// Runs problems on the family that the plan chooses. Only in builds with CUDA.
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cuda/plan.h"
+#include "natten_core/problem.h"
+
+namespace natten_core::cuda {
+
+// No family can run the problem.
+struct Unsupported : std::exception {
+  explicit Unsupported(std::string why) : text(std::move(why)) {}
+  const char* what() const noexcept override { return text.c_str(); }
+  std::string text;
+};
+
+struct Device {
+  std::string name;
+  int architecture = 0;  // 90 for compute capability 9.0
+  int multiprocessors = 0;
+  bool built_for = false;  // whether this build has kernels for it
+};
+
+struct Devices {
+  int runtime = 0;       // version of the CUDA runtime in this build, as 13000
+  int driver = 0;        // latest version that the driver supports; 0 without a driver
+  std::string obstacle;  // why there are none, empty where there are some
+  std::vector<Device> devices;
+};
+
+// Asked of the driver once. Creates no context.
+const Devices& devices();
+
+// Lists as `runs_on` takes them.
+const char* architectures_built();
+const char* tensor_core_architectures_built();
+
+// The one family to use, from now on and in every thread, or all where `name` is empty. For tests.
+void use_only(const std::string& name);
+
+// What the plan is told on this device.
+Facts facts_of(int device);
+
+// Pointers are of memory on `device`, `stream` is a stream of it. The work is queued, not awaited.
+// Both throw Unsupported where no family can run the problem, else std::runtime_error with the problem in it.
+void forward(const ForwardArgs& args, int device, void* stream);
+// `allocate` returns device memory, aligned to 512 bytes, that may be reused once what is queued until then is done.
+void backward(const BackwardArgs& args, int device, void* stream, const std::function<void*(size_t)>& allocate);
+
+}  // namespace natten_core::cuda

@@ -1,0 +1,222 @@
+#include "cuda/plan.h"
+
+#include <cstdlib>
+#include <sstream>
+#include <stdexcept>
+#include <type_traits>
+
+// Set by the build for families whose sources are there.
+#if defined(NATTEN_HAS_DENSE)
+#include "cuda/dense/dense.h"
+#endif
+#if defined(NATTEN_HAS_BAND)
+#include "cuda/band/band.h"
+#endif
+#if defined(NATTEN_HAS_SIMT)
+#include "cuda/simt/simt.h"
+#endif
+
+namespace natten_core::cuda {
+namespace {
+
+constexpr int kTensorCoreArchitecture = 80;
+constexpr int kVectorBytes = 16;  // what the tensor-core kernels copy at a time
+constexpr char kUnaligned[] = "an address or a stride that is no multiple of 16 bytes";
+
+const char* device_reason(Family family, const Problem& problem, const Facts& facts) {
+  if (facts.only != Family::kNone && facts.only != family) return "another family was asked for";
+  if (family == Family::kSimt) return nullptr;
+  if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16) return "a dtype other than fp16 and bf16";
+  if (facts.architecture < kTensorCoreArchitecture) return "a device before sm_80";
+  if (!facts.tensor_cores) return "a device whose tensor-core kernels this build does not have";
+  return nullptr;
+}
+
+const Problem& problem_of(const Problem& problem) { return problem; }
+const Problem& problem_of(const ForwardArgs& args) { return args.problem; }
+const Problem& problem_of(const BackwardArgs& args) { return args.forward.problem; }
+
+void align(uint64_t& bits, const Tensor& tensor, int64_t item_bytes) {
+  if (tensor.data == nullptr) return;
+  bits |= reinterpret_cast<uintptr_t>(tensor.data);
+  bits |= static_cast<uint64_t>(tensor.batch * item_bytes) | static_cast<uint64_t>(tensor.head * item_bytes);
+  for (int64_t stride : tensor.axis) bits |= static_cast<uint64_t>(stride * item_bytes);
+}
+
+int64_t item_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
+
+uint64_t forward_bits(const ForwardArgs& args) {
+  const int64_t bytes = item_bytes(args.problem.dtype);
+  uint64_t bits = 0;
+  for (const Tensor* tensor :
+       {&args.query, &args.key, &args.value, &args.additional_key, &args.additional_value, &args.output})
+    align(bits, *tensor, bytes);
+  return bits;
+}
+
+int largest_divisor(uint64_t bits) {
+  int bytes = 16;
+  while (bits % bytes != 0) bytes /= 2;
+  return bytes;
+}
+
+const char* dtype_name(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32: return "float32";
+    case DType::kFloat64: return "float64";
+    case DType::kFloat16: return "float16";
+    case DType::kBFloat16: return "bfloat16";
+  }
+  return "?";
+}
+
+}  // namespace
+
+const char* name(Family family) {
+  switch (family) {
+    case Family::kDense: return "dense";
+    case Family::kBand: return "band";
+    case Family::kSimt: return "simt";
+    case Family::kNone: return "none";
+  }
+  return "?";
+}
+
+Family family_of(const std::string& wanted) {
+  for (Family family : {Family::kDense, Family::kBand, Family::kSimt})
+    if (wanted == name(family)) return family;
+  throw std::invalid_argument("no family of cuda kernels is called '" + wanted + "': there are dense, band and simt");
+}
+
+const std::vector<Family>& families() {
+  static const std::vector<Family> all = {
+#if defined(NATTEN_HAS_DENSE)
+      Family::kDense,
+#endif
+#if defined(NATTEN_HAS_BAND)
+      Family::kBand,
+#endif
+#if defined(NATTEN_HAS_SIMT)
+      Family::kSimt,
+#endif
+  };
+  return all;
+}
+
+int vector_bytes(const ForwardArgs& args) { return largest_divisor(forward_bits(args)); }
+
+int vector_bytes(const BackwardArgs& args) {
+  const int64_t bytes = item_bytes(args.forward.problem.dtype);
+  uint64_t bits = forward_bits(args.forward);
+  for (const Tensor* tensor : {&args.grad_output, &args.grad_query, &args.grad_key, &args.grad_value,
+                               &args.grad_additional_key, &args.grad_additional_value})
+    align(bits, *tensor, bytes);
+  return largest_divisor(bits);
+}
+
+namespace {
+
+[[maybe_unused]] const char* alignment_reason(const Problem&) { return nullptr; }
+template <class Args>
+[[maybe_unused]] const char* alignment_reason(const Args& args) {
+  return vector_bytes(args) < kVectorBytes ? kUnaligned : nullptr;
+}
+
+// The band kernels find their way within a sample by 32-bit numbers of elements.
+bool is_far(const Tensor& tensor, const Problem& problem) {
+  int64_t reach = problem.head_dim;
+  for (int axis = 0; axis < kRank; ++axis) {
+    const int64_t stride = tensor.axis[axis];
+    reach += (problem.extent[axis] + 2) * (stride < 0 ? -stride : stride) * problem.dilation[axis];
+  }
+  return reach >= INT64_C(1) << 31;
+}
+[[maybe_unused]] bool is_far(const Problem&) { return false; }
+[[maybe_unused]] bool is_far(const ForwardArgs& args) {
+  for (const Tensor* tensor : {&args.query, &args.key, &args.value, &args.output, &args.lse})
+    if (is_far(*tensor, args.problem)) return true;
+  return false;
+}
+[[maybe_unused]] bool is_far(const BackwardArgs& args) {
+  for (const Tensor* tensor : {&args.grad_output, &args.grad_query, &args.grad_key, &args.grad_value, &args.grad_lse})
+    if (is_far(*tensor, args.forward.problem)) return true;
+  return is_far(args.forward);
+}
+
+bool has_backward([[maybe_unused]] Family family) {
+#if !defined(NATTEN_HAS_DENSE_BACKWARD)
+  if (family == Family::kDense) return false;
+#endif
+#if !defined(NATTEN_HAS_BAND_BACKWARD)
+  if (family == Family::kBand) return false;
+#endif
+#if !defined(NATTEN_HAS_SIMT_BACKWARD)
+  if (family == Family::kSimt) return false;
+#endif
+  return true;
+}
+
+template <class Work>
+const char* reason(Family family, const Work& work, const Facts& facts) {
+  if (const char* why = device_reason(family, problem_of(work), facts)) return why;
+  if (std::is_same_v<Work, BackwardArgs> && !has_backward(family)) return "the backward pass";
+#if defined(NATTEN_HAS_DENSE)
+  if (family == Family::kDense) return dense::unsupported(work);
+#endif
+#if defined(NATTEN_HAS_BAND)
+  if (family == Family::kBand) {
+    if (const char* why = band::unsupported(problem_of(work), facts.architecture)) return why;
+    return is_far(work) ? "a sample that spans 2^31 elements" : alignment_reason(work);
+  }
+#endif
+#if defined(NATTEN_HAS_SIMT)
+  if (family == Family::kSimt) return simt::unsupported(problem_of(work));
+#endif
+  return "kernels that these sources do not have";
+}
+
+}  // namespace
+
+const char* unsupported(Family family, const Problem& problem, const Facts& facts) {
+  return reason(family, problem, facts);
+}
+const char* unsupported(Family family, const ForwardArgs& args, const Facts& facts) {
+  return reason(family, args, facts);
+}
+const char* unsupported(Family family, const BackwardArgs& args, const Facts& facts) {
+  return reason(family, args, facts);
+}
+
+bool runs_on(const std::string& built, int architecture) {
+  std::stringstream list(built);
+  for (std::string entry; std::getline(list, entry, ',');) {
+    const size_t dash = entry.find('-');
+    const std::string kind = dash == std::string::npos ? "" : entry.substr(dash + 1);
+    const int version = std::atoi(entry.c_str());
+    if (version > architecture) continue;
+    if (kind != "virtual" && version / 10 == architecture / 10) return true;
+    if (kind != "real") return true;
+  }
+  return false;
+}
+
+std::string describe(const Problem& problem) {
+  std::ostringstream text;
+  const auto axes = [&](const char* label, const auto& values) {
+    text << label;
+    for (int axis = kRank - problem.rank; axis < kRank; ++axis)
+      text << (axis > kRank - problem.rank ? "x" : "") << values[axis];
+  };
+  text << dtype_name(problem.dtype) << ", batch " << problem.batch;
+  axes(", map ", problem.extent);
+  text << ", heads " << problem.heads << " over " << problem.heads_kv << ", head_dim " << problem.head_dim << " and "
+       << problem.head_dim_v;
+  axes(", kernel_size ", problem.kernel);
+  axes(", stride ", problem.stride);
+  axes(", dilation ", problem.dilation);
+  axes(", causal ", problem.causal);
+  text << ", additional keys " << problem.additional << ", scale " << problem.scale;
+  return text.str();
+}
+
+}  // namespace natten_core::cuda

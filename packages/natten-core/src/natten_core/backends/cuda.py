@@ -1,0 +1,269 @@
+"""The CUDA kernels: allocates in torch, passes pointers, strides, integers and the current stream to `_C`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from natten_core import _loader
+from natten_core._problem import Problem, compute_dtype
+from natten_core._tracing import run_while_tracing
+from natten_core.backends._handle import facts, kernels, make
+
+NAME = "cuda"
+
+
+def not_supported_reasons(problem: Problem) -> tuple[str, ...]:
+    """Why these kernels cannot run `problem`; empty where they can."""
+    if problem.device.type != "cuda":
+        return (f"the tensors are on {problem.device.type!r}",)
+    return device_obstacles(problem.device.index)
+
+
+@run_while_tracing
+def device_obstacles(index: int | None) -> tuple[str, ...]:
+    """Why nothing can run on a device, with what would help; None is the current one."""
+    if _loader._C is None:
+        return (_loader.reason,)
+    if not hasattr(_loader._C, "cuda_devices"):
+        return (
+            "built without CUDA: install a wheel with CUDA kernels, or build natten-core where nvcc is on the PATH",
+        )
+    found = _loader._C.cuda_devices()
+    if found["obstacle"]:
+        return (found["obstacle"],)
+    index = torch.cuda.current_device() if index is None else index
+    if index >= len(found["devices"]):
+        return (f"no device: the driver shows {len(found['devices'])}, not one numbered {index}",)
+    device = found["devices"][index]
+    if not device["built_for"]:
+        built = _loader._C.cuda_architectures
+        return (
+            f"architecture not built: {device['name']} is an sm_{device['architecture']}, and this build has kernels "
+            f"for {built}; build with NATTEN_CUDA_ARCHITECTURES={device['architecture']}",
+        )
+    return ()
+
+
+def kernel_name(problem: Problem, *tensors: Tensor) -> str:
+    """The family of kernels that runs `problem`, for `natten_core.explain`."""
+    return str(_choice(problem, tensors)[0])
+
+
+def passed_over(problem: Problem, *tensors: Tensor) -> tuple[tuple[str, str], ...]:
+    """The faster families of kernels, with the first thing that each does not support."""
+    return tuple((name, f"it does not support {reason}") for name, reason in _choice(problem, tensors)[1])
+
+
+def na_forward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Tensor | None,
+    additional_keys: Tensor | None,
+    additional_values: Tensor | None,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    is_causal: Sequence[int],
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """Output [B, *spatial, heads, head_dim_v] in `query`'s dtype, lse [B, *spatial, heads] in the compute dtype."""
+    output = query.new_empty((*query.shape[:-1], value.shape[-1]))
+    lse = query.new_empty(query.shape[:-1], dtype=compute_dtype(query.dtype))
+    if query.numel():
+        call = _Call((query, key, value), rpb, (additional_keys, additional_values))
+        shapes = (query.shape, key.shape, value.shape)
+        call.forward(shapes, (kernel_size, stride, dilation, is_causal, scale), output, lse)
+    return output, lse
+
+
+def na_backward(
+    grad_output: Tensor,
+    grad_lse: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Tensor | None,
+    additional_keys: Tensor | None,
+    additional_values: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int],
+    is_causal: Sequence[int],
+    scale: float,
+) -> tuple[Tensor, ...]:
+    """Gradients (contiguous) of query, key, value, rpb, additional keys and values; empty for what was not given."""
+    grads = [tensor.new_empty(tensor.shape) for tensor in (query, key, value)]
+    call = _Call((query, key, value), rpb, (additional_keys, additional_values))
+    shapes = (query.shape, key.shape, value.shape)
+    settings = (kernel_size, stride, dilation, is_causal, scale)
+    more = call.backward(shapes, settings, output, lse, grad_output, grad_lse, [_span(grad) for grad in grads])
+    return *grads, *more
+
+
+def na_qkvpacked_forward(
+    qkv: Tensor,
+    rpb: Tensor | None,
+    additional_keys: Tensor | None,
+    additional_values: Tensor | None,
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
+    """As `na_forward`, on qkv [B, *spatial, 3, heads, head_dim]."""
+    shape = qkv.shape[:-3] + qkv.shape[-2:]
+    output = qkv.new_empty(shape)
+    lse = qkv.new_empty(shape[:-1], dtype=compute_dtype(qkv.dtype))
+    if qkv.numel():
+        call = _Call((qkv,), rpb, (additional_keys, additional_values))
+        call.forward((shape,) * 3, settings, output, lse)
+    return output, lse
+
+
+def na_qkvpacked_backward(
+    grad_output: Tensor,
+    grad_lse: Tensor | None,
+    qkv: Tensor,
+    rpb: Tensor | None,
+    additional_keys: Tensor | None,
+    additional_values: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    *settings: Any,
+) -> tuple[Tensor, ...]:
+    """Gradients of qkv (contiguous, written in place by the kernels), rpb, additional keys and values."""
+    grad_qkv = qkv.new_empty(qkv.shape)
+    call = _Call((qkv,), rpb, (additional_keys, additional_values))
+    shape = qkv.shape[:-3] + qkv.shape[-2:]
+    more = call.backward((shape,) * 3, settings, output, lse, grad_output, grad_lse, _spans_of_three(grad_qkv))
+    return grad_qkv, *more
+
+
+class _Call:
+    """What the kernels read, and the tensors that had to be copied for it, which live as long as the call."""
+
+    def __init__(self, main: Sequence[Tensor], rpb: Tensor | None, additional: Sequence[Tensor | None]) -> None:
+        self.like = main[0]
+        self.dtype = self.like.dtype
+        self.rpb, self.additional = rpb, additional
+        self.kept: list[Tensor] = []
+        spans = _spans_of_three(self.readable(main[0])) if len(main) == 1 else [self.span(one) for one in main]
+        bias = 0
+        if rpb is not None:
+            wide = compute_dtype(self.dtype)
+            if rpb.dtype is not wide or not rpb.is_contiguous():
+                rpb = self.keep(rpb.to(wide).contiguous())
+            bias = rpb.data_ptr()
+        self.shapes = (
+            None if rpb is None else rpb.shape,
+            *(None if tensor is None else tensor.shape for tensor in additional),
+        )
+        self.has_additional = self.shapes[1] is not None and self.shapes[1][1] > 0
+        more = (self.span(tensor) if self.has_additional and tensor is not None else None for tensor in additional)
+        self.spans = (*spans, bias, *more)
+
+    def forward(self, shapes: Sequence[Any], settings: Sequence[Any], output: Tensor, lse: Tensor) -> None:
+        handle = _handle(self.dtype, *shapes, *self.shapes, *_hashable(settings))
+        device = _device_of(self.like)
+        with _on(device):
+            kernels().cuda_forward(handle, device, _stream(device), *self.spans, _span(output), _span(lse))
+
+    def backward(
+        self,
+        shapes: Sequence[Any],
+        settings: Sequence[Any],
+        output: Tensor,
+        lse: Tensor,
+        grad_output: Tensor,
+        grad_lse: Tensor | None,
+        grads: Sequence[tuple[int, ...]],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Fills what `grads` tell of; returns the gradients of rpb, additional keys and additional values."""
+        like, dtype, rpb = self.like, compute_dtype(self.dtype), self.rpb
+        grad_rpb = like.new_empty(0 if rpb is None else rpb.shape, dtype=dtype)
+        more = [like.new_empty(0 if tensor is None else tensor.shape) for tensor in self.additional]
+        if like.numel():
+            handle = _handle(self.dtype, *shapes, *self.shapes, *_hashable(settings))
+            device = _device_of(like)
+            with _on(device):
+                kernels().cuda_backward(
+                    handle,
+                    device,
+                    _stream(device),
+                    *self.spans,
+                    self.span(output),
+                    _span(lse),
+                    self.span(grad_output),
+                    None if grad_lse is None else _span(self.keep(grad_lse.to(dtype))),
+                    *grads,
+                    0 if rpb is None else grad_rpb.data_ptr(),
+                    *(_span(grad) if self.has_additional else None for grad in more),
+                    self.allocate,
+                )
+        else:
+            grad_rpb.zero_()
+        return grad_rpb if rpb is None else grad_rpb.to(rpb.dtype), more[0], more[1]
+
+    def allocate(self, size: int) -> int:
+        """Memory on the device for the kernels to work in: its address."""
+        return self.keep(self.like.new_empty(size, dtype=torch.uint8)).data_ptr()
+
+    def span(self, tensor: Tensor) -> tuple[int, ...]:
+        return _span(self.readable(tensor))
+
+    def readable(self, tensor: Tensor) -> Tensor:
+        """The tensor in the dtype of the call and with a unit last stride, itself where it is so already."""
+        if tensor.dtype is not self.dtype:
+            tensor = self.keep(tensor.to(self.dtype))
+        if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
+            tensor = self.keep(tensor.contiguous())
+        return tensor
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        self.kept.append(tensor)
+        return tensor
+
+
+_handle = lru_cache(maxsize=1024)(make)
+
+
+def _choice(problem: Problem, tensors: Sequence[Tensor]) -> Any:
+    handle = _handle(*facts(problem, problem.dtype))
+    return kernels().cuda_choice(handle, _device_of(tensors[0]), *(_span(tensor) for tensor in tensors))
+
+
+def _on(device: int) -> Any:
+    """Makes `device` the current one, where it is not."""
+    return nullcontext() if torch.cuda.current_device() == device else torch.cuda.device(device)
+
+
+def _device_of(tensor: Tensor) -> int:
+    return tensor.get_device()
+
+
+def _stream(device: int) -> int:
+    stream: int = torch._C._cuda_getCurrentRawStream(device)
+    return stream
+
+
+def _hashable(settings: Sequence[Any]) -> tuple[Any, ...]:
+    kernel_size, stride, dilation, is_causal, scale = settings
+    return tuple(kernel_size), tuple(stride), tuple(dilation), tuple(is_causal), scale
+
+
+def _spans_of_three(packed: Tensor) -> list[tuple[int, ...]]:
+    """Addresses and strides of query, key and value in [B, *spatial, 3, heads, head_dim]."""
+    address, strides = packed.data_ptr(), packed.stride()
+    step, others = strides[-3] * packed.itemsize, (*strides[:-3], *strides[-2:])
+    return [(address + i * step, *others) for i in range(3)]
+
+
+def _span(tensor: Tensor) -> tuple[int, ...]:
+    """Address and strides."""
+    return (tensor.data_ptr(), *tensor.stride())

@@ -1,0 +1,209 @@
+"""How the cuda backend hands a call down, with kernels that are stood in for by the reference on CPU tensors."""
+
+from __future__ import annotations
+
+import ctypes
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from natten_cases import CASES, Case
+from natten_compare import strided_versions
+from torch import Tensor
+
+from natten_core import _loader, _second_order
+from natten_core.backends import cuda
+
+
+class Problem(NamedTuple):
+    """What the kernels' own is made of."""
+
+    dtype: str
+    batch: int
+    heads: int
+    heads_kv: int
+    head_dim: int
+    head_dim_v: int
+    additional: int
+    spatial: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    is_causal: tuple[bool, ...]
+    scale: float
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        lead = (self.batch, *self.spatial)
+        more = (self.batch, self.additional, self.heads_kv)
+        return {
+            "query": (*lead, self.heads, self.head_dim),
+            "key": (*lead, self.heads_kv, self.head_dim),
+            "value": (*lead, self.heads_kv, self.head_dim_v),
+            "rpb": (self.heads, *(2 * kernel - 1 for kernel in self.kernel_size)),
+            "additional_keys": (*more, self.head_dim),
+            "additional_values": (*more, self.head_dim_v),
+            "output": (*lead, self.heads, self.head_dim_v),
+            "lse": (*lead, self.heads),
+        }
+
+
+INPUTS = ("query", "key", "value", "rpb", "additional_keys", "additional_values")
+
+
+class Kernels:
+    """`_C`, as far as the backend calls it."""
+
+    Problem = Problem
+
+    def __init__(self) -> None:
+        self.scratch: list[int] = []
+
+    def cuda_forward(self, problem: Problem, device: int, stream: int, *given: Any) -> None:
+        assert (device, stream) == (5, 1234)
+        tensors = self._tensors(problem, dict(zip((*INPUTS, "output", "lse"), given, strict=True)))
+        output, lse = self._attend(problem, tensors)
+        tensors["output"].copy_(output)
+        tensors["lse"].copy_(lse)
+
+    def cuda_backward(self, problem: Problem, device: int, stream: int, *given: Any) -> None:
+        *given, allocate = given
+        assert (device, stream) == (5, 1234)
+        names = (*INPUTS, "output", "lse", "grad_output", "grad_lse", *(f"grad_{name}" for name in INPUTS))
+        tensors = self._tensors(problem, dict(zip(names, given, strict=True)))
+        self.scratch.append(allocate(1 << 16))
+        output, lse = self._attend(problem, tensors)
+        torch.testing.assert_close(tensors["output"], output)
+        torch.testing.assert_close(tensors["lse"], lse)
+        leaves = {name: tensors[name].clone().requires_grad_() for name in INPUTS if name in tensors}
+        with torch.enable_grad():
+            results = self._attend(problem, leaves)
+            grads = [tensors["grad_output"], tensors.get("grad_lse", torch.zeros_like(results[1]))]
+            found = torch.autograd.grad(results, tuple(leaves.values()), grads)
+        for name, grad in zip(leaves, found, strict=True):
+            tensors[f"grad_{name}"].copy_(grad)
+
+    def _attend(self, problem: Problem, tensors: dict[str, Tensor]) -> Any:
+        forward = _second_order.attention(*problem[-5:])
+        return forward(*(tensors.get(name) for name in INPUTS))
+
+    def _tensors(self, problem: Problem, given: dict[str, Any]) -> dict[str, Tensor]:
+        made = {}
+        for name, where in given.items():
+            plain = name.removeprefix("grad_")
+            if not where:
+                continue
+            shape = problem.shapes[plain]
+            wide = plain in ("rpb", "lse")
+            dtype = getattr(torch, problem.dtype)
+            dtype = (torch.float64 if dtype == torch.float64 else torch.float32) if wide else dtype
+            address, *strides = (where, *contiguous(shape)) if plain == "rpb" else where
+            strides = strides[: len(shape)]
+            extent = 1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+            memory = (ctypes.c_char * (extent * dtype.itemsize)).from_address(address)
+            made[name] = torch.frombuffer(memory, dtype=dtype).as_strided(shape, strides)
+        return made
+
+
+def contiguous(shape: tuple[int, ...]) -> list[int]:
+    return list(torch.empty(shape, device="meta").stride())
+
+
+@pytest.fixture
+def kernels_stood_in(monkeypatch: pytest.MonkeyPatch) -> Kernels:
+    kernels = Kernels()
+    cuda._handle.cache_clear()
+    monkeypatch.setattr(_loader, "_C", kernels)
+    monkeypatch.setattr(cuda, "_on", lambda device: nullcontext())
+    monkeypatch.setattr(cuda, "_stream", lambda device: 1234)
+    monkeypatch.setattr(cuda, "_device_of", lambda tensor: 5)
+    return kernels
+
+
+def settings_of(case: Case, head_dim: int) -> list[Any]:
+    scale = head_dim**-0.5 if case.scale is None else case.scale
+    lists = [list(case.settings[name]) for name in ("kernel_size", "stride", "dilation", "is_causal")]
+    return [*lists, scale]
+
+
+def expected(case: Case, tensors: dict[str, Tensor], grads: tuple[Tensor, Tensor]) -> tuple[Any, ...]:
+    output, lse = case.oracle(tensors)
+    return (
+        output,
+        lse,
+        dict(zip(tensors, torch.autograd.grad((output, lse), tuple(tensors.values()), grads), strict=True)),
+    )
+
+
+@pytest.mark.parametrize("layout", ["plain", "heads-first", "padded-rows"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_calls(case: Case, layout: str, kernels_stood_in: Kernels) -> None:
+    tensors = case.tensors()
+    lead = tensors["query"].shape[:-1]
+    grads = torch.randn(*lead, tensors["value"].shape[-1], dtype=torch.float64), torch.randn(lead, dtype=torch.float64)
+    output, lse, wanted = expected(case, tensors, grads)
+    given = {name: tensors[name].detach() for name in tensors}
+    if layout != "plain":
+        given |= {name: strided_versions(given[name])[layout] for name in ("query", "key", "value")}
+    inputs = [given.get(name) for name in INPUTS]
+    settings = settings_of(case, case.head_dim)
+    ours = cuda.na_forward(*inputs, *settings)  # type: ignore[arg-type]
+    torch.testing.assert_close(ours, (output.detach(), lse.detach()))
+    found = cuda.na_backward(*grads, *inputs, *ours, *settings)  # type: ignore[arg-type]
+    for name, grad in zip(INPUTS, found, strict=True):
+        if name in wanted:
+            torch.testing.assert_close(grad, wanted[name])
+            assert grad.is_contiguous()
+        else:
+            assert grad.shape == (0,)
+    assert kernels_stood_in.scratch
+
+
+@pytest.mark.parametrize("name", ["2d", "1d-causal-strided", "3d", "2d-additional"])
+@pytest.mark.usefixtures("kernels_stood_in")
+def test_packed_calls(name: str) -> None:
+    case = next(case for case in CASES if case.name == name)
+    tensors = case.tensors()
+    lead = tensors["query"].shape[:-1]
+    grads = torch.randn(*lead, tensors["value"].shape[-1], dtype=torch.float64), torch.randn(lead, dtype=torch.float64)
+    output, lse, wanted = expected(case, tensors, grads)
+    qkv = torch.stack([tensors[name].detach() for name in INPUTS[:3]], -3)
+    inputs = [qkv, *(tensors[name].detach() if name in tensors else None for name in INPUTS[3:])]
+    settings = settings_of(case, case.head_dim)
+    ours = cuda.na_qkvpacked_forward(*inputs, *settings)  # type: ignore[arg-type]
+    torch.testing.assert_close(ours, (output.detach(), lse.detach()))
+    grad_qkv, *found = cuda.na_qkvpacked_backward(*grads, *inputs, *ours, *settings)  # type: ignore[arg-type]
+    torch.testing.assert_close(grad_qkv, torch.stack([wanted[name] for name in INPUTS[:3]], -3))
+    for name, grad in zip(INPUTS[3:], found, strict=True):
+        assert name not in wanted or torch.allclose(grad, wanted[name])
+
+
+@pytest.mark.usefixtures("kernels_stood_in")
+def test_what_a_compiler_or_a_gradient_may_hand_down() -> None:
+    """Expanded gradients, a bias of another dtype, no unit stride, no gradient of lse."""
+    q, k, v = (torch.randn(2, 5, 6, 4, 3).transpose(-1, -2) for _ in range(3))
+    rpb = torch.randn(1, 5, 5, dtype=torch.float64).expand(3, 5, 5)
+    settings = [3, 3], [1, 1], [1, 1], [0, 0], 0.5
+    output, lse = cuda.na_forward(q, k, v, rpb, None, None, *settings)
+    plain = [t.contiguous().requires_grad_() for t in (q, k, v)]
+    single = rpb.float().contiguous().requires_grad_()
+    exact, _ = _second_order.attention(*settings)(*plain, single, None, None)
+    torch.testing.assert_close(output, exact.detach())
+    grad = torch.ones(()).expand(output.shape)
+    found = cuda.na_backward(grad, None, q, k, v, rpb, None, None, output, lse, *settings)
+    wanted = torch.autograd.grad(exact.sum(), (*plain, single))
+    for a, b in zip(found, wanted, strict=False):
+        torch.testing.assert_close(a, b, check_dtype=False)
+    assert found[3].dtype == torch.float64
+
+
+@pytest.mark.usefixtures("kernels_stood_in")
+def test_nothing_is_asked_of_an_empty_batch() -> None:
+    q = torch.randn(0, 5, 6, 2, 4)
+    rpb, more = torch.randn(2, 5, 5), torch.randn(0, 3, 2, 4)
+    settings = [3, 3], [1, 1], [1, 1], [0, 0], 0.5
+    output, lse = cuda.na_forward(q, q, q, rpb, more, more, *settings)
+    grads = cuda.na_backward(output, lse, q, q, q, rpb, more, more, output, lse, *settings)
+    assert [grad.shape for grad in grads] == [q.shape] * 3 + [rpb.shape] + [more.shape] * 2
+    assert torch.equal(grads[3], torch.zeros_like(rpb))

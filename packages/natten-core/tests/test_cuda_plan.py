@@ -1,0 +1,203 @@
+"""Which CUDA kernels a problem gets, and why CUDA is not to be had: both known without a device."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from natten_cases import CASES, Case
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from natten_core import NattenFallbackWarning, _loader, explain, na2d
+from natten_core.backends import cuda
+
+pytestmark = pytest.mark.usefixtures("kernels")
+
+
+def plan(
+    architecture: int = 90, only: str = "", tensor_cores: bool = True, **changes: Any
+) -> tuple[str, dict[str, str]]:
+    settings: dict[str, Any] = {
+        "dtype": "bfloat16",
+        "batch": 2,
+        "heads": 2,
+        "heads_kv": 2,
+        "head_dim": 32,
+        "head_dim_v": 32,
+        "additional": 0,
+        "spatial": (56, 56),
+        "kernel_size": (7, 7),
+        "dilation": (1, 1),
+        "scale": 0.2,
+        **changes,
+    }
+    rank = len(settings["spatial"])
+    settings = {"stride": (1,) * rank, "is_causal": (False,) * rank, **settings}
+    problem = _loader._C.Problem(**settings)  # type: ignore[union-attr]
+    family, rejected = _loader._C.cuda_plan(problem, architecture, tensor_cores, only)  # type: ignore[union-attr]
+    return family, dict(rejected)
+
+
+def of(case: Case, dtype: str) -> tuple[str, dict[str, str]]:
+    return plan(
+        dtype=dtype,
+        batch=case.batch,
+        heads=case.heads,
+        heads_kv=case.heads_kv or case.heads,
+        head_dim=case.head_dim,
+        head_dim_v=case.head_dim_v or case.head_dim,
+        additional=case.additional or 0,
+        scale=1.0,
+        **{name: value for name, value in case.settings.items() if name != "scale"},
+        spatial=case.spatial,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_problem_has_a_kernel(case: Case, dtype: str) -> None:
+    family, rejected = of(case, dtype)
+    assert family in ("dense", "band", "simt")
+    assert all(rejected.values())
+    if dtype in ("float32", "float64"):
+        assert family == "simt"
+
+
+@pytest.mark.parametrize(
+    ("changes", "family"),
+    [
+        ({}, "band"),
+        ({"dilation": (8, 8)}, "dense"),
+        ({"spatial": (7, 7)}, "dense"),
+        ({"spatial": (14, 14)}, "band"),
+        ({"spatial": (14, 14), "dilation": (2, 2)}, "dense"),
+        ({"dtype": "float16"}, "band"),
+        ({"dtype": "float32"}, "simt"),
+        ({"dtype": "float64"}, "simt"),
+        ({"architecture": 80}, "band"),
+        ({"architecture": 75}, "simt"),
+        ({"architecture": 120}, "band"),
+        ({"tensor_cores": False}, "simt"),
+        ({"stride": (2, 2)}, "simt"),
+        ({"is_causal": (True, False)}, "simt"),
+        ({"additional": 3}, "simt"),
+        ({"only": "simt"}, "simt"),
+    ],
+    ids=str,
+)
+def test_the_best_family_that_can(changes: dict[str, Any], family: str) -> None:
+    families = _loader._C.cuda_families()  # type: ignore[union-attr]
+    if family not in families:
+        pytest.skip(f"no {family} kernels in these sources")
+    chosen, rejected = plan(**changes)
+    assert chosen == family
+    assert list(rejected) == families[: families.index(family)]
+
+
+def test_reasons_are_for_people() -> None:
+    _, rejected = plan(dtype="float32")
+    assert rejected["dense"] == "a dtype other than fp16 and bf16"
+    assert plan(architecture=75)[1]["dense"] == "a device before sm_80"
+    assert plan(only="simt")[1]["dense"] == "another family was asked for"
+    assert "64 tokens" in plan()[1]["dense"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kernel_size": (57, 7)}, "fit the extent"),
+        ({"dilation": (9, 8)}, "fit the extent"),
+        ({"dilation": (1 << 62, 8)}, "fit the extent"),
+        ({"stride": (8, 1)}, "at most kernel_size"),
+        ({"heads_kv": 3}, "multiple of heads_kv"),
+        ({"batch": 0}, "must be positive"),
+        ({"dtype": "int8"}, "dtype must be"),
+        ({"stride": (1,)}, "one value for each"),
+        ({"only": "nonsense"}, "there are dense, band and simt"),
+    ],
+    ids=str,
+)
+def test_what_could_corrupt_memory_is_checked_again(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(**changes)
+
+
+@pytest.mark.parametrize(
+    ("built", "architecture", "runs"),
+    [
+        ("80-real,90", 80, True),
+        ("80-real,90", 86, True),
+        ("80-real,90", 75, False),
+        ("80-real,90", 90, True),
+        ("80-real,90", 120, True),
+        ("90-real", 100, False),
+        ("86-real", 80, False),
+        ("80-virtual", 90, True),
+        ("", 90, False),
+    ],
+)
+def test_architectures(built: str, architecture: int, runs: bool) -> None:
+    assert _loader._C.cuda_runs_on(built, architecture) is runs  # type: ignore[union-attr]
+
+
+def test_a_problem_is_told_in_a_line() -> None:
+    problem = _loader._C.Problem("float16", 1, 4, 2, 8, 5, 3, [6, 7], [3, 4], [2, 1], [1, 1], [True, False], 0.5)  # type: ignore[union-attr]
+    assert repr(problem) == (
+        "float16, batch 1, map 6x7, heads 4 over 2, head_dim 8 and 5, kernel_size 3x4, stride 2x1, dilation 1x1, "
+        "causal 1x0, additional keys 3, scale 0.5"
+    )
+
+
+# Why CUDA is not to be had.
+
+
+@pytest.fixture
+def _asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from natten_core import _select
+
+    _select._choose_and_warn_once.cache_clear()
+    monkeypatch.setattr(_select, "_warned", set())
+
+
+def stand_in(obstacle: str = "", devices: tuple[dict[str, Any], ...] = ()) -> SimpleNamespace:
+    found = {"runtime": 13000, "driver": 12040, "obstacle": obstacle, "devices": list(devices)}
+    return SimpleNamespace(cuda_devices=lambda: found, cuda_architectures="80-real,90")
+
+
+A100 = {"name": "A100", "architecture": 80, "multiprocessors": 108, "built_for": True}
+V100 = {"name": "V100", "architecture": 70, "multiprocessors": 80, "built_for": False}
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (SimpleNamespace(), "built without CUDA"),
+        (stand_in("driver too old: it supports CUDA 12.4"), "driver too old"),
+        (stand_in("no device: the driver shows none"), "no device"),
+        (stand_in(), "no device: the driver shows 0, not one numbered 0"),
+        (stand_in(devices=(V100,)), "architecture not built: V100 is an sm_70, and this build has kernels for 80"),
+    ],
+    ids=["without", "driver", "device", "number", "architecture"],
+)
+@pytest.mark.usefixtures("_asked_again")
+def test_obstacles(module: Any, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_loader, "_C", module)
+    with FakeTensorMode():
+        # The first device: where there are any, torch initialises even a fake tensor's.
+        x = torch.empty(1, 8, 8, 1, 8, device="cuda:0")
+        explanation = explain(x, x, x, 3)
+        assert explanation.backend == "reference"
+        assert reason in dict(explanation.rejected)["cuda"][0]
+        with pytest.raises(NotImplementedError, match=reason.split(":")[0]):
+            na2d(x, x, x, 3, backend="cuda")
+        with pytest.warns(NattenFallbackWarning, match=reason.split(":")[0]):
+            assert na2d(x, x, x, 3).shape == x.shape
+
+
+def test_a_device_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_loader, "_C", stand_in(devices=(A100, V100)))
+    assert cuda.device_obstacles(0) == ()
+    assert cuda.device_obstacles(1)[0].startswith("architecture not built: V100")
+    assert cuda.device_obstacles(2) == ("no device: the driver shows 2, not one numbered 2",)
