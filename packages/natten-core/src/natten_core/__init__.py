@@ -17,6 +17,7 @@ from natten_core.functional import (
     na3d_qkvpacked,
     neighborhood_attention,
 )
+from natten_core.merge import merge_attentions
 from natten_core.modules import NeighborhoodAttention1D, NeighborhoodAttention2D, NeighborhoodAttention3D
 from natten_core.two_stage import na1d_av, na1d_qk, na2d_av, na2d_qk, na3d_av, na3d_qk
 
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "build_info",
     "explain",
+    "merge_attentions",
     "na1d",
     "na1d_av",
     "na1d_qk",
