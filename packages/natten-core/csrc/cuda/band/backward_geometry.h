@@ -58,10 +58,8 @@ NATTEN_INLINE int table_number(const Map& map, int x, int tile, int tiles, int c
 
 // Shared memory of the backward kernels, in bytes: a table of biases (backward_table.h) and the sums of its gradient of
 // one warp (backward_bias.h), for n-tiles of 8 columns.
-NATTEN_INLINE int table_rows(int kernel_y, bool has_bias) { return has_bias ? 2 * kernel_y : 2; }
-NATTEN_INLINE int table_bytes(int kernel_y, int tiles, bool has_bias) {
-  return table_rows(kernel_y, has_bias) * tiles * 32 * 8;
-}
+NATTEN_INLINE int table_rows(int kernel_y) { return 2 * kernel_y; }
+NATTEN_INLINE int table_bytes(int kernel_y, int tiles) { return table_rows(kernel_y) * tiles * 32 * 8; }
 constexpr int kScratchColumns = 24;  // of a query column: 4 of them fill the banks
 constexpr int kScratchNext = 8 * kScratchColumns + 16;
 constexpr int kScratch = kScratchNext + 8 * kScratchColumns;

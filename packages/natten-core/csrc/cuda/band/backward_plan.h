@@ -42,7 +42,7 @@ inline bool is_fixed(const Problem& problem) { return problem.kernel[kY] == 7 &&
 // Fills in what a strip of at most `most` tiles needs. `column_bytes` are those of the ring for a column, `tile_bytes`
 // those of each tile. Returns how many tiles there are in all.
 template <class By>
-int set_strips(PassPlan& plan, int most, int column_bytes, int tile_bytes, bool has_bias) {
+int set_strips(PassPlan& plan, int most, int column_bytes, int tile_bytes) {
   const int columns = plan.tiles * 8;
   Cut& cut = plan.cut;
   int all = 0;
@@ -63,25 +63,25 @@ int set_strips(PassPlan& plan, int most, int column_bytes, int tile_bytes, bool 
     }
   });
   plan.shared = plan.slots * cut.shared_columns * column_bytes + cut.tiles * tile_bytes +
-                cut.tables * table_bytes(cut.kernel_y, plan.tiles, has_bias);
+                cut.tables * table_bytes(cut.kernel_y, plan.tiles) + kSignalBytes;
   return all;
 }
 
 // Chooses the strips by which a multiprocessor has the most warps at work; the wider of two that are alike. Where no
 // strip fits, `shared` stays above the limit.
 template <class By>
-void choose_strips(PassPlan& plan, int head_dim, int column_bytes, int tile_bytes, bool has_bias, int limit) {
-  const int warps = head_dim <= 32 ? 16 : 8;  // that registers allow
+void choose_strips(PassPlan& plan, int head_dim, int column_bytes, int tile_bytes, int limit) {
+  const int warps = head_dim <= 32 ? 16 : 8;  // that registers allow; a block has one that loads
   int64_t best_score = -1;
   int best = 1;
   for (int most = kMaxStrip; most > 0; --most) {
-    const int all = set_strips<By>(plan, most, column_bytes, tile_bytes, has_bias);
+    const int all = set_strips<By>(plan, most, column_bytes, tile_bytes);
     if (plan.shared > limit) continue;
-    const int64_t resident = min_of(warps / plan.cut.tiles, (limit + 1024) / (plan.shared + 1024));
+    const int64_t resident = min_of(warps / (plan.cut.tiles + 1), (limit + 1024) / (plan.shared + 1024));
     const int64_t score = 1000 * resident * all / plan.cut.strips;  // strips have idle warps
     if (score > best_score) best_score = score, best = most, plan.resident = int(resident);
   }
-  set_strips<By>(plan, best, column_bytes, tile_bytes, has_bias);
+  set_strips<By>(plan, best, column_bytes, tile_bytes);
 }
 
 // Gives each block samples, or a part of a map, so that multiprocessors with room for `room` blocks in all are done
@@ -112,11 +112,11 @@ inline PassPlan plan_query_pass(const Problem& problem, bool has_bias, int limit
   plan.cut = cut_of(problem, plan.tiles * 8);
   plan.slots = key_rows_of(kernel_y, plan.tiles == 3 ? 2 : 1) + kTileY;
   const int dim = padded(problem.head_dim);
-  choose_strips<ByQueries>(plan, dim, dim * 4, has_bias ? sums_bytes(kernel_y, kernel_x) : 0, has_bias, limit);
+  choose_strips<ByQueries>(plan, dim, dim * 4, has_bias ? sums_bytes(kernel_y, kernel_x) : 0, limit);
   return plan;
 }
 
-inline PassPlan plan_key_pass(const Problem& problem, bool has_bias, int limit) {
+inline PassPlan plan_key_pass(const Problem& problem, bool /* has_bias: its tables are always full */, int limit) {
   PassPlan plan;
   const int kernel_y = int(problem.kernel[kY]);
   plan.cut = cut_of(problem, 16);
@@ -137,7 +137,7 @@ inline PassPlan plan_key_pass(const Problem& problem, bool has_bias, int limit) 
       plan.slots = int(max_of(plan.slots, seen_end_y(map, y) - seen_begin_y(map, y)));
   }
   const int dim = padded(problem.head_dim);
-  choose_strips<ByKeys>(plan, dim, dim * 4 + 8, 0, has_bias, limit);
+  choose_strips<ByKeys>(plan, dim, dim * 4 + 8, 0, limit);
   return plan;
 }
 

@@ -64,21 +64,23 @@ struct QueryTile {
   }
 
   // Key rows j ... of the tile whose first is relative row `first_row` for the upper query row; the ring has them at
-  // row_at. `shift` is by how many rows the windows of the lower query row begin after those of the upper: 0 or 1.
+  // row_at, the table of biases at `biases`. `shift` is by how many rows the windows of the lower query row begin after
+  // those of the upper: 0 or 1.
   DEV_FN void take(float (&grad_query)[D / 8][4], const Queries& q, const uint32_t (&row_at)[Shape::kAtOnce], int j,
-                   int first_row, int shift, Previous& previous) {
+                   uint32_t biases, int first_row, int shift, Previous& previous) {
     float grad[kAll][4];
 #pragma unroll
     for (int a = 0; a < Shape::kAtOnce; ++a) {
-      const int row = j + a, relative = first_row + row;
-      const uint32_t upper = table.at(row < map.kernel_y, relative);
+      const int row = j + a;
+      const uint32_t above = biases + uint32_t((row - 1) * Shape::Table::kRowBytes);
+      const uint32_t upper = row < map.kernel_y ? above + Shape::Table::kRowBytes : table.hidden;
       const bool lower_seen = row >= shift && row < map.kernel_y + shift;
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
         const auto bias = dev::lds<dev::vec<float, 2>>(upper + uint32_t(t * 256));
         float score[4] = {bias[0], bias[1], previous.bias[t][0], previous.bias[t][1]};
         if (row == 0 || row >= map.kernel_y) {
-          const auto lower = dev::lds<dev::vec<float, 2>>(table.at(lower_seen, relative - 1) + uint32_t(t * 256));
+          const auto lower = dev::lds<dev::vec<float, 2>>((lower_seen ? above : table.hidden) + uint32_t(t * 256));
           score[2] = lower[0], score[3] = lower[1];
         }
         previous.bias[t][0] = bias[0], previous.bias[t][1] = bias[1];
@@ -132,10 +134,42 @@ struct QueryTile {
   }
 };
 
+// The warp that loads.
 template <class T, class Shape, int D>
-DEV_KERNEL(kMaxStrip * 32, D <= 32 ? 2 : 1)
+DEV_FN void load_keys(const QueryPassParams<T>& p, const Part& part, const BackwardRing<T, D>& ring,
+                      const StepSignals& signals, int head, int first) {
+  const Map map = part.map;
+  const int key_rows = key_rows_of(map.kernel_y, Shape::kAtOnce), key_head = head / p.group;
+  StepsDone steps{signals};
+  int step = 0;
+  for (int sample = part.batch; sample < part.batch_end; ++sample) {
+    BackwardLoader<T, D> loader(ring, part, p.key.of(sample, key_head), Steps(p.key, p.cut),
+                                p.value.of(sample, key_head), Steps(p.value, p.cut), start_y(map, part.y), first,
+                                p.head_dim);
+    Prefetcher<T> query(p.query, p.cut, part, sample, head, p.head_dim);
+    Prefetcher<T> grad(p.grad_output, p.cut, part, sample, head, p.head_dim);
+    Prefetcher<T> output(p.output, p.cut, part, sample, head, p.head_dim);
+    Prefetcher<float> lse(p.lse, p.cut, part, sample, head, 1);
+    Prefetcher<float> grad_lse(p.grad_lse.data ? p.grad_lse : p.lse, p.cut, part, sample, head, 1);
+    const auto prefetch = [&] {
+      query.two_rows(), grad.two_rows(), output.two_rows(), lse.two_rows();
+      if (p.grad_lse.data) grad_lse.two_rows();
+    };
+    prefetch();
+    for (int y = part.y; y < part.y_end; y += kTileY, ++step) {
+      // What is overwritten was last needed two steps before, but for another sample's rows.
+      steps.wait_before(y == part.y ? step : step - 1);
+      loader.load(start_y(map, y) + key_rows, [](int, uint32_t) {});
+      signals.will_load(step);
+      if (y + kTileY < part.y_end) prefetch();
+    }
+  }
+}
+
+template <class T, class Shape, int D>
+DEV_KERNEL((kMaxStrip + 1) * 32, D <= 32 ? 2 : 1)
 query_pass(const QueryPassParams<T> p) {
-  const int head = int(blockIdx.x), key_head = head / p.group;
+  const int head = int(blockIdx.x);
   const Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
   const Map map = part.map;
   const int entries = (2 * map.kernel_y - 1) * (2 * map.kernel_x - 1);
@@ -148,27 +182,31 @@ query_pass(const QueryPassParams<T> p) {
   }
 
   DEV_SMEM(shared);
-  // Taken from lane 0, so that the compiler knows it to be the same in all lanes.
-  const int warp = dev::shfl(int(threadIdx.x >> 5), 0), lane = int(threadIdx.x & 31), warps = p.cut.tiles;
-  const int group = lane >> 2, quad_lane = lane & 3;
+  const int warp = dev::shfl(int(threadIdx.x >> 5), 0), lane = int(threadIdx.x & 31), group = lane >> 2,
+            quad_lane = lane & 3;
+  const int warps = int(min_of(p.cut.tiles, ceil_div(map.length_x - part.x, kTileX)));  // that compute
   const int first = first_column(map, part.x, Shape::kColumns);
 
   BackwardRing<T, D> ring;
   ring.set(shared, p.cut.shared_columns, Shape::kFixed ? Shape::kRows + kTileY : p.slots);
-  const uint32_t tables = ring.end();
-  const uint32_t one_table = uint32_t(table_bytes(map.kernel_y, Shape::kTiles, p.rpb != nullptr));
+  const StepSignals signals{ring.end()};
+  if (threadIdx.x == 0) signals.start(warps);
+  const uint32_t tables = signals.base + kSignalBytes;
+  const uint32_t one_table = uint32_t(table_bytes(map.kernel_y, Shape::kTiles));
   const float* rpb = p.rpb ? p.rpb + int64_t(head) * entries : nullptr;
-  Shape::Table::template fill_all<ByQueries>(tables, map, part.x, warps, rpb, 1.f / p.scale);
-
+  Shape::Table::template fill_all<ByQueries>(tables, map, part.x, warps, rpb, 1.f / p.scale, int(blockDim.x));
+  dev::syncthreads();
+  if (warp == p.cut.tiles) return load_keys<T, Shape, D>(p, part, ring, signals, head, first);
   const int x = part.x + warp * kTileX;  // of the warp's queries
-  const bool idle = x >= map.length_x;
+  if (x >= map.length_x) return;
+
   const int key_x = first_column(map, x, Shape::kColumns);
   QueryTile<T, Shape, D> tile{ring, RowOffsets<D>(key_x - first + group, quad_lane),
                               shared_offset<D>(key_x - first + (lane & 15), lane >> 4)};
   tile.map = map, tile.lane = lane;
   if (Shape::kFixed) tile.map.kernel_y = 7;
-  tile.table.set(tables + uint32_t(table_number<ByQueries>(map, part.x, warp, warps, Shape::kColumns)) * one_table,
-                 lane, p.rpb != nullptr);
+  tile.table.set(
+      tables + uint32_t(table_number<ByQueries>(map, part.x, warp, p.cut.tiles, Shape::kColumns)) * one_table, lane);
   tile.scale_log2 = p.scale * kLogToBase2;
   tile.has_grad = p.grad_rpb != nullptr;
   const uint32_t all_sums = tables + uint32_t(p.cut.tables) * one_table;
@@ -183,18 +221,20 @@ query_pass(const QueryPassParams<T> p) {
 
   struct Fetched {
     RowWords<D> query[2], grad[2], output[2];
-    float lse[2], grad_lse[2];
   };
+  int step = 0;
   for (int sample = part.batch; sample < part.batch_end; ++sample) {
     float* statistics =
         p.statistics +
         ((int64_t(sample) * p.heads + head) * p.cut.dilation_y * p.cut.dilation_x + residue) * p.map_size +
-        (2 * part.y * p.length_x + column);
+        ((2 * part.y + quad_lane) * p.length_x + column);
     LaneRows<const T> query(p.query, p.cut, part, sample, head, part.y, column);
     LaneRows<const T> grad(p.grad_output, p.cut, part, sample, head, part.y, column);
     LaneRows<const T> output(p.output, p.cut, part, sample, head, part.y, column);
-    LaneRows<const float> lse(p.lse, p.cut, part, sample, head, part.y, column);
-    LaneRows<const float> grad_lse(p.grad_lse, p.cut, part, sample, head, part.y, column);
+    // The log-sum-exp of the upper and lower row, and the gradients of both, in the lanes of a quad.
+    const bool has_lse = quad_lane < 2, has_number = has_lse || p.grad_lse.data;
+    LaneRows<const float> numbers(has_lse ? p.lse : p.grad_lse, p.cut, part, sample, head, part.y + (lane & 1), column);
+    numbers.step *= 2;
     LaneRows<T> result(p.grad_query, p.cut, part, sample, head, part.y, column);
     Fetched f;
     const auto fetch = [&](int y) {
@@ -204,56 +244,33 @@ query_pass(const QueryPassParams<T> p) {
         f.query[h] = load_row<D>(query.next(), p.head_dim, quad_lane, there);
         f.grad[h] = load_row<D>(grad.next(), p.head_dim, quad_lane, there);
         f.output[h] = load_row<D>(output.next(), p.head_dim, quad_lane, there);
-        const float *lse_at = lse.next(), *grad_lse_at = grad_lse.next();
-        f.lse[h] = there ? dev::ldg(lse_at) : INFINITY;  // rows beyond the map get no weight
-        f.grad_lse[h] = there && p.grad_lse.data ? dev::ldg(grad_lse_at) : 0.f;
       }
     };
 
     const int key_rows = key_rows_of(map.kernel_y, Shape::kAtOnce);
-    dev::syncthreads();  // the tables are there, and the previous sample's rows no longer needed
-    BackwardLoader<T, D> loader(ring, part, p.key.of(sample, key_head), Steps(p.key, p.cut),
-                                p.value.of(sample, key_head), Steps(p.value, p.cut), start_y(map, part.y), first,
-                                p.head_dim);
-    loader.load(start_y(map, part.y) + key_rows);
-    dev::cp_async_commit();
-    int first_slot = start_y(map, part.y) % ring.slots;  // of the keys of a step
-    for (int y = part.y; y < part.y_end; y += kTileY) {
-      fetch(y);
-      dev::cp_async_wait<0>();
-      dev::syncthreads();
-      if (y + kTileY < part.y_end) loader.load(start_y(map, y + kTileY) + key_rows);
-      dev::cp_async_commit();
-      const int key_y = start_y(map, y), shift = start_y(map, y + 1) - key_y, slot_of_first = first_slot;
-      first_slot = ring.next(first_slot, start_y(map, y + kTileY) - key_y);
-      if (idle) continue;
-      if (y + kTileY + (quad_lane >> 1) < map.length_y) {  // the next rows into the cache, half a row a lane
-        const int half = (quad_lane & 1) * (p.head_dim / 2), lower = quad_lane >> 1;
-        prefetch(query.row + lower * query.step + half);
-        prefetch(grad.row + lower * grad.step + half);
-        prefetch(output.row + lower * output.step + half);
-      }
+    uint32_t at_first = ring.at(start_y(map, part.y) % ring.slots);  // the keys of a step
+    fetch(part.y);
+    for (int y = part.y; y < part.y_end; y += kTileY, ++step) {
+      const int key_y = start_y(map, y), shift = start_y(map, y + 1) - key_y;
+      const float* const number_at = numbers.next();
+      float number = has_lse ? INFINITY : 0.f;  // rows beyond the map get no weight
+      if (has_number && y + (lane & 1) < map.length_y) number = dev::ldg(number_at);
       typename QueryTile<T, Shape, D>::Queries q{{f.query[0], f.query[1]}, {f.grad[0], f.grad[1]}, {}, {}};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        float delta = 0.f;
-#pragma unroll
-        for (int i = 0; i < D / 8; ++i) {
-          const uint32_t a = f.output[h].word[i], b = f.grad[h].word[i];
-          delta = dev::fma(dev::lo<T>(a), dev::lo<T>(b), delta);
-          delta = dev::fma(dev::hi<T>(a), dev::hi<T>(b), delta);
-        }
-        delta += dev::shfl_xor(delta, 1);
-        delta += dev::shfl_xor(delta, 2);
-        q.delta[2 * h] = f.grad_lse[h] - delta;
+        // The lanes of a quad find all products with 8 outputs; that with the query's own is in one of them.
+        float products[4] = {};
+        multiply_rows<T, D>(products, q.grad, f.output[h]);
+        const float delta = dev::shfl(lane & 4 ? products[2 * h + 1] : products[2 * h], (lane & 28) | (lane >> 3));
+        q.delta[2 * h] = dev::shfl(number, (lane & 28) | 2 | h) - delta;
         q.delta[2 * h + 1] = distinct(q.delta[2 * h]);
-        q.lse[h] = f.lse[h] * -kLogToBase2;
-        if (stored && y + h < map.length_y && quad_lane == 0) {
-          dev::stg(statistics, q.lse[h]);
-          dev::stg(statistics + p.length_x, q.delta[2 * h]);
-        }
-        statistics += 2 * p.length_x;
+        q.lse[h] = dev::shfl(number, (lane & 28) | h) * -kLogToBase2;
       }
+      if (stored && y + (quad_lane >> 1) < map.length_y) {
+        const float upper = lane & 1 ? q.delta[0] : q.lse[0], lower = lane & 1 ? q.delta[2] : q.lse[1];
+        dev::stg(statistics, has_lse ? upper : lower);
+      }
+      statistics += 4 * p.length_x;
 
       const int first_row = key_y - y + map.kernel_y - 1;
       if (Shape::kFixed && tile.has_grad && first_row != tile.relation) {
@@ -262,12 +279,14 @@ query_pass(const QueryPassParams<T> p) {
       }
       float sum[D / 8][4] = {};
       typename QueryTile<T, Shape, D>::Previous previous = {};
-      uint32_t at = ring.at(slot_of_first);
+      uint32_t at = at_first;
+      at_first = ring.next_at(at_first, start_y(map, y + kTileY) - key_y);
+      signals.wait_loaded(step);
       const auto take = [&](int j) {
         uint32_t row_at[Shape::kAtOnce];
 #pragma unroll
         for (int a = 0; a < Shape::kAtOnce; ++a) row_at[a] = at, at = ring.next_at(at);
-        tile.take(sum, q, row_at, j, first_row, shift, previous);
+        tile.take(sum, q, row_at, j, tile.table.at(first_row), first_row, shift, previous);
       };
       if constexpr (Shape::kFixed) {
 #pragma unroll
@@ -275,6 +294,8 @@ query_pass(const QueryPassParams<T> p) {
       } else {
         for (int j = 0; j < key_rows; j += Shape::kAtOnce) take(j);
       }
+      signals.set_done(step, lane);
+      if (y + kTileY < part.y_end) fetch(y + kTileY);
 
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
@@ -286,12 +307,11 @@ query_pass(const QueryPassParams<T> p) {
         if (stored && y + h < map.length_y) store_row<D>(to, words, p.head_dim, quad_lane);
       }
     }
-    dev::cp_async_wait<0>();
   }
   if (!tile.has_grad) return;
-  if (!idle) tile.flush();
-  dev::syncthreads();
-  for (int e = int(threadIdx.x); e < entries; e += int(blockDim.x)) {
+  tile.flush();
+  dev::bar_sync(1, warps * 32);
+  for (int e = int(threadIdx.x); e < entries; e += warps * 32) {
     float sum = 0.f;
     for (int w = 0; w < warps; ++w)
       sum += dev::lds<float>(all_sums + uint32_t(w) * one_sums + uint32_t((kScratch + e) * 4));

@@ -1,6 +1,6 @@
 // Biases in the order of accumulators, as in bias_table.h, for both passes of the backward: [1 + relative rows]
 // [n-tiles][32 lanes][2] floats. The first row is all -inf, for pairs of rows that do not see each other; then come
-// the relative rows 0 to 2 kernel_y - 2, or one row if there is no bias.
+// the relative rows 0 to 2 kernel_y - 2, of zeros if there is no bias.
 #pragma once
 
 #include "cuda/band/backward_geometry.h"
@@ -12,24 +12,18 @@ template <int kTiles>
 struct BackwardTable {
   static constexpr int kRowBytes = kTiles * 32 * 8;
 
-  uint32_t hidden;    // the first row, at the lane's entry
-  uint32_t row_step;  // bytes from one relative row to the next
+  uint32_t hidden;  // the first row, at the lane's entry
 
-  DEV_FN void set(uint32_t table, int lane, bool has_bias) {
-    hidden = table + uint32_t(lane * 8);
-    row_step = has_bias ? kRowBytes : 0;
-  }
-  DEV_FN uint32_t at(bool visible, int relative_row) const {
-    return visible ? hidden + kRowBytes + uint32_t(relative_row) * row_step : hidden;
-  }
+  DEV_FN void set(uint32_t table, int lane) { hidden = table + uint32_t(lane * 8); }
+  DEV_FN uint32_t at(int relative_row) const { return hidden + uint32_t((relative_row + 1) * kRowBytes); }
 
   // Lane l has the query (or, if kByKeys, the key) column row_x + l / 4, and the key (query) columns
-  // column_x + 8 * tile + 2 * (l % 4) + {0, 1}. All threads of the block take part.
+  // column_x + 8 * tile + 2 * (l % 4) + {0, 1}. The first `threads` threads of the block take part.
   template <bool kByKeys>
   static DEV_FN void fill(uint32_t table, const Map& map, int row_x, int column_x, const float* rpb,
-                          float inverse_scale) {
-    const int entries = table_rows(map.kernel_y, rpb != nullptr) * kTiles * 32;
-    for (int e = int(threadIdx.x); e < entries; e += int(blockDim.x)) {
+                          float inverse_scale, int threads) {
+    const int entries = table_rows(map.kernel_y) * kTiles * 32;
+    for (int e = int(threadIdx.x); e < entries; e += threads) {
       const int lane = e & 31, tile = e / 32 % kTiles, row = e / 32 / kTiles - 1;
       dev::vec<float, 2> pair;
 #pragma unroll
@@ -47,16 +41,16 @@ struct BackwardTable {
 
   // Fills the tables of a strip of `tiles` tiles, at column x of the map.
   template <class By>
-  static DEV_FN void fill_all(uint32_t tables, const Map& map, int x, int tiles, const float* rpb,
-                              float inverse_scale) {
-    const int columns = kTiles * 8, one = table_bytes(map.kernel_y, kTiles, rpb != nullptr);
+  static DEV_FN void fill_all(uint32_t tables, const Map& map, int x, int tiles, const float* rpb, float inverse_scale,
+                              int threads) {
+    const int columns = kTiles * 8, one = table_bytes(map.kernel_y, kTiles);
     bool have_interior = false;
     for (int t = 0, at = x; t < tiles && at < map.length_x; ++t, at += kTileX) {
       const bool interior = By::interior(map, at, columns);
       if (interior && have_interior) continue;
       have_interior |= interior;
       fill<std::is_same<By, ByKeys>::value>(tables + uint32_t(table_number<By>(map, x, t, tiles, columns) * one), map,
-                                            at, By::first(map, at, columns), rpb, inverse_scale);
+                                            at, By::first(map, at, columns), rpb, inverse_scale, threads);
     }
   }
 };
