@@ -2,28 +2,18 @@
 
 # A family of kernels: support.cpp, which the plan asks, in every build; the rest with nvcc.
 set(NATTEN_CUDA_HOST csrc/cuda/plan.cpp)
-set(NATTEN_CUDA_FAMILIES "")
 foreach(family simt dense band)
   set(folder "csrc/cuda/${family}")
   file(GLOB kernels CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" "${folder}/*.cu")
   file(GLOB host CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" "${folder}/*.cpp")
-  if(kernels AND "${folder}/support.cpp" IN_LIST host)
-    string(TOUPPER ${family} upper)
-    list(APPEND NATTEN_CUDA_FAMILIES NATTEN_HAS_${upper})
-    list(APPEND NATTEN_CUDA_HOST "${folder}/support.cpp")
-    file(GLOB backward CONFIGURE_DEPENDS "${folder}/backward*.cuh")
-    if(backward)
-      list(APPEND NATTEN_CUDA_FAMILIES NATTEN_HAS_${upper}_BACKWARD)
-    endif()
-    list(REMOVE_ITEM host "${folder}/support.cpp")
-    set(NATTEN_CUDA_KERNELS_${family} ${kernels})
-    set(NATTEN_CUDA_LAUNCHERS_${family} ${host})
-  endif()
+  list(REMOVE_ITEM host "${folder}/support.cpp")
+  list(APPEND NATTEN_CUDA_HOST "${folder}/support.cpp")
+  set(NATTEN_CUDA_KERNELS_${family} ${kernels})
+  set(NATTEN_CUDA_LAUNCHERS_${family} ${host})
 endforeach()
 
 add_library(natten_cuda_plan OBJECT ${NATTEN_CUDA_HOST})
 target_include_directories(natten_cuda_plan PRIVATE csrc csrc/include)
-target_compile_definitions(natten_cuda_plan PRIVATE ${NATTEN_CUDA_FAMILIES})
 natten_compile_options(natten_cuda_plan)
 
 # Whether to build the kernels.
@@ -107,7 +97,7 @@ target_include_directories(natten_cuda_dispatch PRIVATE csrc csrc/include)
 target_link_libraries(natten_cuda_dispatch PRIVATE pybind11::module CUDA::cudart_static)
 string(REPLACE ";" "," built "${NATTEN_CUDA_ARCHITECTURES}")
 string(REPLACE ";" "," tensor_cores "${NATTEN_TENSOR_CORE_ARCHITECTURES}")
-target_compile_definitions(natten_cuda_dispatch PRIVATE ${NATTEN_CUDA_FAMILIES}
+target_compile_definitions(natten_cuda_dispatch PRIVATE
   "NATTEN_CUDA_ARCHITECTURES=\"${built}\"" "NATTEN_CUDA_TENSOR_CORE_ARCHITECTURES=\"${tensor_cores}\"")
 natten_compile_options(natten_cuda_dispatch)
 

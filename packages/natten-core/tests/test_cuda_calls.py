@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from natten_compare import strided_versions
 from torch import Tensor
 
 from natten_core import _loader, _second_order
-from natten_core.backends import cuda
+from natten_core.backends import _handle, cuda
 
 
 class Problem(NamedTuple):
@@ -111,14 +112,15 @@ def contiguous(shape: tuple[int, ...]) -> list[int]:
 
 
 @pytest.fixture
-def kernels_stood_in(monkeypatch: pytest.MonkeyPatch) -> Kernels:
+def kernels_stood_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernels]:
     kernels = Kernels()
-    cuda._handle.cache_clear()
+    _handle.make.cache_clear()
     monkeypatch.setattr(_loader, "_C", kernels)
     monkeypatch.setattr(cuda, "_on", lambda device: nullcontext())
     monkeypatch.setattr(cuda, "_stream", lambda device: 1234)
     monkeypatch.setattr(cuda, "_device_of", lambda tensor: 5)
-    return kernels
+    yield kernels
+    _handle.make.cache_clear()  # of problems that only the stand-ins know
 
 
 def settings_of(case: Case, head_dim: int) -> list[Any]:

@@ -6,16 +6,10 @@
 #include <cstdlib>
 #include <stdexcept>
 
-#include "cuda/device/launch.h"
-#if defined(NATTEN_HAS_DENSE)
-#include "cuda/dense/dense.h"
-#endif
-#if defined(NATTEN_HAS_BAND)
 #include "cuda/band/band.h"
-#endif
-#if defined(NATTEN_HAS_SIMT)
+#include "cuda/dense/dense.h"
+#include "cuda/device/launch.h"
 #include "cuda/simt/simt.h"
-#endif
 
 namespace natten_core::cuda {
 namespace {
@@ -125,17 +119,11 @@ Facts facts_of(int device) {
 void forward(const ForwardArgs& args, int device, void* stream) {
   const Family family = chosen(args, args.problem, device);
   reporting(args.problem, family, "forward", [&] {
-    [[maybe_unused]] const Launch launch = prepare(device, stream);
+    const Launch launch = prepare(device, stream);
     switch (family) {
-#if defined(NATTEN_HAS_DENSE)
       case Family::kDense: return dense::forward(args, launch);
-#endif
-#if defined(NATTEN_HAS_BAND)
       case Family::kBand: return band::forward(args, launch);
-#endif
-#if defined(NATTEN_HAS_SIMT)
       case Family::kSimt: return simt::forward(args, launch);
-#endif
       default: throw std::logic_error("a family without kernels was chosen");
     }
   });
@@ -144,19 +132,13 @@ void forward(const ForwardArgs& args, int device, void* stream) {
 void backward(const BackwardArgs& args, int device, void* stream, const std::function<void*(size_t)>& allocate) {
   const Problem& problem = args.forward.problem;
   const Family family = chosen(args, problem, device);
-  [[maybe_unused]] const auto workspace = [&](size_t bytes) { return bytes == 0 ? nullptr : allocate(bytes); };
+  const auto workspace = [&](size_t bytes) { return bytes == 0 ? nullptr : allocate(bytes); };
   reporting(problem, family, "backward", [&] {
-    [[maybe_unused]] const Launch launch = prepare(device, stream);
+    const Launch launch = prepare(device, stream);
     switch (family) {
-#if defined(NATTEN_HAS_DENSE_BACKWARD)
       case Family::kDense: return dense::backward(args, workspace(dense::backward_workspace(args)), launch);
-#endif
-#if defined(NATTEN_HAS_BAND_BACKWARD)
       case Family::kBand: return band::backward(args, workspace(band::backward_workspace(args)), launch);
-#endif
-#if defined(NATTEN_HAS_SIMT_BACKWARD)
       case Family::kSimt: return simt::backward(args, workspace(simt::backward_workspace(args)), launch);
-#endif
       default: throw std::logic_error("a family without kernels was chosen");
     }
   });

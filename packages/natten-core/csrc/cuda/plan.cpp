@@ -5,16 +5,9 @@
 #include <stdexcept>
 #include <type_traits>
 
-// Set by the build for families whose sources are there.
-#if defined(NATTEN_HAS_DENSE)
-#include "cuda/dense/dense.h"
-#endif
-#if defined(NATTEN_HAS_BAND)
 #include "cuda/band/band.h"
-#endif
-#if defined(NATTEN_HAS_SIMT)
+#include "cuda/dense/dense.h"
 #include "cuda/simt/simt.h"
-#endif
 
 namespace natten_core::cuda {
 namespace {
@@ -82,25 +75,15 @@ const char* name(Family family) {
   return "?";
 }
 
-Family family_of(const std::string& wanted) {
-  for (Family family : {Family::kDense, Family::kBand, Family::kSimt})
-    if (wanted == name(family)) return family;
-  throw std::invalid_argument("no family of cuda kernels is called '" + wanted + "': there are dense, band and simt");
+const std::vector<Family>& families() {
+  static const std::vector<Family> all = {Family::kDense, Family::kBand, Family::kSimt};
+  return all;
 }
 
-const std::vector<Family>& families() {
-  static const std::vector<Family> all = {
-#if defined(NATTEN_HAS_DENSE)
-      Family::kDense,
-#endif
-#if defined(NATTEN_HAS_BAND)
-      Family::kBand,
-#endif
-#if defined(NATTEN_HAS_SIMT)
-      Family::kSimt,
-#endif
-  };
-  return all;
+Family family_of(const std::string& wanted) {
+  for (Family family : families())
+    if (wanted == name(family)) return family;
+  throw std::invalid_argument("no family of cuda kernels is called '" + wanted + "': there are dense, band and simt");
 }
 
 int vector_bytes(const ForwardArgs& args) { return largest_divisor(forward_bits(args)); }
@@ -116,9 +99,9 @@ int vector_bytes(const BackwardArgs& args) {
 
 namespace {
 
-[[maybe_unused]] const char* alignment_reason(const Problem&) { return nullptr; }
+const char* alignment_reason(const Problem&) { return nullptr; }
 template <class Args>
-[[maybe_unused]] const char* alignment_reason(const Args& args) {
+const char* alignment_reason(const Args& args) {
   return vector_bytes(args) < kVectorBytes ? kUnaligned : nullptr;
 }
 
@@ -131,48 +114,27 @@ bool is_far(const Tensor& tensor, const Problem& problem) {
   }
   return reach >= INT64_C(1) << 31;
 }
-[[maybe_unused]] bool is_far(const Problem&) { return false; }
-[[maybe_unused]] bool is_far(const ForwardArgs& args) {
+bool is_far(const Problem&) { return false; }
+bool is_far(const ForwardArgs& args) {
   for (const Tensor* tensor : {&args.query, &args.key, &args.value, &args.output, &args.lse})
     if (is_far(*tensor, args.problem)) return true;
   return false;
 }
-[[maybe_unused]] bool is_far(const BackwardArgs& args) {
+bool is_far(const BackwardArgs& args) {
   for (const Tensor* tensor : {&args.grad_output, &args.grad_query, &args.grad_key, &args.grad_value, &args.grad_lse})
     if (is_far(*tensor, args.forward.problem)) return true;
   return is_far(args.forward);
 }
 
-bool has_backward([[maybe_unused]] Family family) {
-#if !defined(NATTEN_HAS_DENSE_BACKWARD)
-  if (family == Family::kDense) return false;
-#endif
-#if !defined(NATTEN_HAS_BAND_BACKWARD)
-  if (family == Family::kBand) return false;
-#endif
-#if !defined(NATTEN_HAS_SIMT_BACKWARD)
-  if (family == Family::kSimt) return false;
-#endif
-  return true;
-}
-
 template <class Work>
 const char* reason(Family family, const Work& work, const Facts& facts) {
   if (const char* why = device_reason(family, problem_of(work), facts)) return why;
-  if (std::is_same_v<Work, BackwardArgs> && !has_backward(family)) return "the backward pass";
-#if defined(NATTEN_HAS_DENSE)
   if (family == Family::kDense) return dense::unsupported(work);
-#endif
-#if defined(NATTEN_HAS_BAND)
   if (family == Family::kBand) {
     if (const char* why = band::unsupported(problem_of(work), facts.architecture)) return why;
     return is_far(work) ? "a sample that spans 2^31 elements" : alignment_reason(work);
   }
-#endif
-#if defined(NATTEN_HAS_SIMT)
-  if (family == Family::kSimt) return simt::unsupported(problem_of(work));
-#endif
-  return "kernels that these sources do not have";
+  return simt::unsupported(problem_of(work));
 }
 
 }  // namespace

@@ -136,9 +136,6 @@ inline void cp_async(uint32_t shared, const void* global, bool valid = true, DEV
   static_assert(Bytes == 16 || Bytes == 8 || Bytes == 4, "sizes of cp.async");
   emu::cp_async(shared, global, Bytes, valid ? Bytes : 0, site);
 }
-inline void cp_async16(uint32_t shared, const void* global, bool valid = true, DEV_SITE) {
-  cp_async<16>(shared, global, valid, site);
-}
 inline void cp_async_commit() { emu::cp_commit(); }
 template <int N>
 inline void cp_async_wait() {

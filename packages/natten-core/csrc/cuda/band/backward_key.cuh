@@ -117,7 +117,7 @@ struct KeyTile {
       weigh(weight, grad, k, at, j + 1 < Shape::kRows ? first - uint32_t(j * Shape::Table::kRowBytes) : table.hidden,
             previous.bias);
       add(sums, weight, grad, {at});
-      at = ring.next_at(at);
+      at = ring.next(at);
     }
   }
 
@@ -151,7 +151,7 @@ struct KeyTile {
 // The warp that loads.
 template <class T, class Shape, int D>
 DEV_FN void load_queries(const KeyPassParams<T>& p, const Part& part, const BackwardRing<T, D>& ring,
-                         const StepSignals& signals, uint32_t statistics, int residue, int first) {
+                         const Signals& signals, uint32_t statistics, int residue, int first) {
   const Map map = part.map;
   const int residues = p.cut.dilation_y * p.cut.dilation_x, lane = int(threadIdx.x & 31), columns = ring.columns;
   StepsDone steps{signals};
@@ -162,7 +162,8 @@ DEV_FN void load_queries(const KeyPassParams<T>& p, const Part& part, const Back
       const float* from = p.statistics + ((int64_t(sample) * p.heads + head) * residues + residue) * p.map_size + first;
       BackwardLoader<T, D> loader(ring, part, p.query.of(sample, head), Steps(p.query, p.cut),
                                   p.grad_output.of(sample, head), Steps(p.grad_output, p.cut),
-                                  seen_begin_y(map, part.y), first, p.head_dim);
+                                  seen_begin_y(map, part.y), ring.at(seen_begin_y(map, part.y) % ring.slots), first,
+                                  p.head_dim);
       const auto load_statistics = [&](int row, uint32_t at) {
         const float* const row_from = from + int64_t(2 * row) * p.length_x;
         const uint32_t to = statistics + at / (D / 4);
@@ -180,7 +181,7 @@ DEV_FN void load_queries(const KeyPassParams<T>& p, const Part& part, const Back
       steps.wait_before(first_step);
       for (int y = part.y; y < part.y_end; y += kTileY, ++step) {
         const int end = seen_end_y(map, y);
-        int free = int(max_of(steps.done, step - StepSignals::kStages + 1));  // steps before this must be done
+        int free = int(max_of(steps.done, step - Signals::kStages + 1));  // steps before this must be done
         while (free < step && seen_begin_y(map, part.y + (free - first_step) * kTileY) < end - p.slots) ++free;
         steps.wait_before(free);
         loader.load(end, load_statistics);
@@ -192,7 +193,7 @@ DEV_FN void load_queries(const KeyPassParams<T>& p, const Part& part, const Back
 }
 
 template <class T, class Shape, int D>
-DEV_KERNEL((kMaxStrip + 1) * 32, D <= 32 ? 2 : 1)
+DEV_KERNEL((kMaxTiles + 1) * 32, D <= 32 ? 2 : 1)
 key_pass(const KeyPassParams<T> p) {
   const int key_head = int(blockIdx.x);
   Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
@@ -209,9 +210,9 @@ key_pass(const KeyPassParams<T> p) {
   BackwardRing<T, D> ring;
   ring.set(shared, p.cut.shared_columns, p.slots);
   const uint32_t statistics = ring.end();
-  const StepSignals signals{statistics + uint32_t(p.slots * p.cut.shared_columns * 8)};
+  const Signals signals{statistics + uint32_t(p.slots * p.cut.shared_columns * 8)};
   if (threadIdx.x == 0) signals.start(warps);
-  const uint32_t tables = signals.base + kSignalBytes;
+  const uint32_t tables = signals.base + Signals::kBytes;
   const uint32_t one_table = uint32_t(table_bytes(map.kernel_y, Shape::kTiles));
   const int residues = p.cut.dilation_y * p.cut.dilation_x;
   const int residue = part.residue_y * p.cut.dilation_x + part.residue_x;
@@ -232,7 +233,7 @@ key_pass(const KeyPassParams<T> p) {
                             shared_offset<D>(query_x - first + (lane & 15), lane >> 4),
                             statistics + uint32_t((query_x - first + quad_lane * 2) * 4),
                             lane,
-                            p.scale * kLogToBase2,
+                            p.scale * kLog2e,
                             map,
                             {}};
   tile.table.set(tables + uint32_t(table_number<ByKeys>(map, part.x, warp, p.cut.tiles, Shape::kColumns)) * one_table,
@@ -266,7 +267,7 @@ key_pass(const KeyPassParams<T> p) {
       for (int y = part.y; y < part.y_end; y += kTileY, ++step) {
         const int begin = seen_begin_y(map, y), end = seen_end_y(map, y);
         uint32_t at = at_begin;
-        at_begin = ring.next_at(at_begin, seen_begin_y(map, y + kTileY) - begin);
+        at_begin = ring.next(at_begin, seen_begin_y(map, y + kTileY) - begin);
         const typename KeyTile<T, Shape, D>::Keys k{{keys[0], keys[1]}, {values[0], values[1]}};
         typename KeyTile<T, Shape, D>::Sums sums;
         signals.wait_loaded(step);
@@ -280,7 +281,7 @@ key_pass(const KeyPassParams<T> p) {
             for (int a = 0; a < Shape::kAtOnce; ++a) {
               const bool there = row + a < end;  // else any row will do
               row_at[a] = there ? at : row_at[0];
-              if (there) at = ring.next_at(at);
+              if (there) at = ring.next(at);
             }
             tile.take(sums, previous, k, row_at, y, row, end);
           }

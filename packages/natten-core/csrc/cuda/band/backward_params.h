@@ -10,10 +10,6 @@ namespace natten_core::cuda::band {
 // key-major one as [B, heads, residue maps, length_y, 2, length_x], by positions, with the lengths of the largest
 // residue map.
 
-constexpr int kMaxStrip = 7;      // column tiles of a block, a warp each; one more loads
-constexpr int kSignalBytes = 64;  // of shared memory: StepSignals
-constexpr float kLogToBase2 = 1.4426950408889634f;
-
 template <class T>
 struct QueryPassParams {
   Cut cut;

@@ -6,16 +6,9 @@
 #include "cuda/band/backward_geometry.h"
 #include "cuda/band/backward_params.h"
 #include "cuda/band/cut.h"
+#include "cuda/band/signals.h"
 
 namespace natten_core::cuda::band {
-
-// Bytes of shared memory that a block may have.
-constexpr int kSharedLimits[] = {99 * 1024, 163 * 1024, 227 * 1024};
-constexpr int shared_limit(int architecture) {
-  return architecture == 80                              ? kSharedLimits[1]
-         : architecture == 90 || architecture / 10 == 10 ? kSharedLimits[2]
-                                                         : kSharedLimits[0];
-}
 
 struct PassPlan {
   Cut cut{};
@@ -25,8 +18,6 @@ struct PassPlan {
   int resident = 1;  // blocks that a multiprocessor holds
   int origin[2] = {0, 0};
 };
-
-inline int padded(int64_t head_dim) { return head_dim <= 16 ? 16 : head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : 128; }
 
 // The lengths of a dilated map's residue maps: the larger, and the smaller if there are two.
 template <class Use>
@@ -63,7 +54,7 @@ int set_strips(PassPlan& plan, int most, int column_bytes, int tile_bytes) {
     }
   });
   plan.shared = plan.slots * cut.shared_columns * column_bytes + cut.tiles * tile_bytes +
-                cut.tables * table_bytes(cut.kernel_y, plan.tiles) + kSignalBytes;
+                cut.tables * table_bytes(cut.kernel_y, plan.tiles) + Signals::kBytes;
   return all;
 }
 
@@ -74,7 +65,7 @@ void choose_strips(PassPlan& plan, int head_dim, int column_bytes, int tile_byte
   const int warps = head_dim <= 32 ? 16 : 8;  // that registers allow; a block has one that loads
   int64_t best_score = -1;
   int best = 1;
-  for (int most = kMaxStrip; most > 0; --most) {
+  for (int most = kMaxTiles; most > 0; --most) {
     const int all = set_strips<By>(plan, most, column_bytes, tile_bytes);
     if (plan.shared > limit) continue;
     const int64_t resident = min_of(warps / (plan.cut.tiles + 1), (limit + 1024) / (plan.shared + 1024));
@@ -116,7 +107,7 @@ inline PassPlan plan_query_pass(const Problem& problem, bool has_bias, int limit
   return plan;
 }
 
-inline PassPlan plan_key_pass(const Problem& problem, bool /* has_bias: its tables are always full */, int limit) {
+inline PassPlan plan_key_pass(const Problem& problem, int limit) {
   PassPlan plan;
   const int kernel_y = int(problem.kernel[kY]);
   plan.cut = cut_of(problem, 16);
@@ -158,7 +149,7 @@ inline BackwardPlan plan_backward(const BackwardArgs& args, int limit, int multi
   const bool has_bias = args.forward.rpb || args.grad_rpb;
   BackwardPlan plan;
   plan.query = plan_query_pass(problem, has_bias, limit);
-  plan.key = plan_key_pass(problem, has_bias, limit);
+  plan.key = plan_key_pass(problem, limit);
   schedule(plan.query.cut, problem.heads, int64_t{plan.query.resident} * kQueryPassMultiprocessors);
   schedule(plan.key.cut, problem.heads_kv, int64_t{plan.key.resident} * multiprocessors);
 

@@ -137,15 +137,15 @@ struct QueryTile {
 // The warp that loads.
 template <class T, class Shape, int D>
 DEV_FN void load_keys(const QueryPassParams<T>& p, const Part& part, const BackwardRing<T, D>& ring,
-                      const StepSignals& signals, int head, int first) {
+                      const Signals& signals, int head, int first) {
   const Map map = part.map;
   const int key_rows = key_rows_of(map.kernel_y, Shape::kAtOnce), key_head = head / p.group;
   StepsDone steps{signals};
   int step = 0;
   for (int sample = part.batch; sample < part.batch_end; ++sample) {
     BackwardLoader<T, D> loader(ring, part, p.key.of(sample, key_head), Steps(p.key, p.cut),
-                                p.value.of(sample, key_head), Steps(p.value, p.cut), start_y(map, part.y), first,
-                                p.head_dim);
+                                p.value.of(sample, key_head), Steps(p.value, p.cut), start_y(map, part.y),
+                                ring.at(start_y(map, part.y) % ring.slots), first, p.head_dim);
     Prefetcher<T> query(p.query, p.cut, part, sample, head, p.head_dim);
     Prefetcher<T> grad(p.grad_output, p.cut, part, sample, head, p.head_dim);
     Prefetcher<T> output(p.output, p.cut, part, sample, head, p.head_dim);
@@ -167,7 +167,7 @@ DEV_FN void load_keys(const QueryPassParams<T>& p, const Part& part, const Backw
 }
 
 template <class T, class Shape, int D>
-DEV_KERNEL((kMaxStrip + 1) * 32, D <= 32 ? 2 : 1)
+DEV_KERNEL((kMaxTiles + 1) * 32, D <= 32 ? 2 : 1)
 query_pass(const QueryPassParams<T> p) {
   const int head = int(blockIdx.x);
   const Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
@@ -189,9 +189,9 @@ query_pass(const QueryPassParams<T> p) {
 
   BackwardRing<T, D> ring;
   ring.set(shared, p.cut.shared_columns, Shape::kFixed ? Shape::kRows + kTileY : p.slots);
-  const StepSignals signals{ring.end()};
+  const Signals signals{ring.end()};
   if (threadIdx.x == 0) signals.start(warps);
-  const uint32_t tables = signals.base + kSignalBytes;
+  const uint32_t tables = signals.base + Signals::kBytes;
   const uint32_t one_table = uint32_t(table_bytes(map.kernel_y, Shape::kTiles));
   const float* rpb = p.rpb ? p.rpb + int64_t(head) * entries : nullptr;
   Shape::Table::template fill_all<ByQueries>(tables, map, part.x, warps, rpb, 1.f / p.scale, int(blockDim.x));
@@ -207,7 +207,7 @@ query_pass(const QueryPassParams<T> p) {
   if (Shape::kFixed) tile.map.kernel_y = 7;
   tile.table.set(
       tables + uint32_t(table_number<ByQueries>(map, part.x, warp, p.cut.tiles, Shape::kColumns)) * one_table, lane);
-  tile.scale_log2 = p.scale * kLogToBase2;
+  tile.scale_log2 = p.scale * kLog2e;
   tile.has_grad = p.grad_rpb != nullptr;
   const uint32_t all_sums = tables + uint32_t(p.cut.tables) * one_table;
   const uint32_t one_sums = uint32_t(sums_bytes(map.kernel_y, map.kernel_x));
@@ -264,7 +264,7 @@ query_pass(const QueryPassParams<T> p) {
         const float delta = dev::shfl(lane & 4 ? products[2 * h + 1] : products[2 * h], (lane & 28) | (lane >> 3));
         q.delta[2 * h] = dev::shfl(number, (lane & 28) | 2 | h) - delta;
         q.delta[2 * h + 1] = distinct(q.delta[2 * h]);
-        q.lse[h] = dev::shfl(number, (lane & 28) | h) * -kLogToBase2;
+        q.lse[h] = dev::shfl(number, (lane & 28) | h) * -kLog2e;
       }
       if (stored && y + (quad_lane >> 1) < map.length_y) {
         const float upper = lane & 1 ? q.delta[0] : q.lse[0], lower = lane & 1 ? q.delta[2] : q.lse[1];
@@ -280,12 +280,12 @@ query_pass(const QueryPassParams<T> p) {
       float sum[D / 8][4] = {};
       typename QueryTile<T, Shape, D>::Previous previous = {};
       uint32_t at = at_first;
-      at_first = ring.next_at(at_first, start_y(map, y + kTileY) - key_y);
+      at_first = ring.next(at_first, start_y(map, y + kTileY) - key_y);
       signals.wait_loaded(step);
       const auto take = [&](int j) {
         uint32_t row_at[Shape::kAtOnce];
 #pragma unroll
-        for (int a = 0; a < Shape::kAtOnce; ++a) row_at[a] = at, at = ring.next_at(at);
+        for (int a = 0; a < Shape::kAtOnce; ++a) row_at[a] = at, at = ring.next(at);
         tile.take(sum, q, row_at, j, tile.table.at(first_row), first_row, shift, previous);
       };
       if constexpr (Shape::kFixed) {

@@ -59,7 +59,8 @@ void forward(const ForwardArgs& args, const Launch& launch) {
 size_t backward_workspace(const BackwardArgs& args) {
   if (is_empty(args.forward.problem)) return 0;
   int64_t bytes = 0;  // of whichever device needs most
-  for (int limit : kSharedLimits) bytes = max_of(bytes, plan_backward(args, limit, 1).bytes);
+  for (int architecture : {80, 86, 90})  // of every limit of shared memory
+    bytes = max_of(bytes, plan_backward(args, shared_limit(architecture), 1).bytes);
   return size_t(bytes);
 }
 

@@ -5,6 +5,9 @@
 
 namespace natten_core::cuda::band {
 
+// The head_dim that kernels are made for.
+inline int padded(int64_t head_dim) { return head_dim <= 16 ? 16 : head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : 128; }
+
 // For warps that read `columns` key columns, and strips of up to `most` column tiles.
 inline Cut cut_of(const Problem& problem, int columns, int most = kMaxTiles) {
   Cut cut{};
@@ -31,23 +34,8 @@ inline Cut cut_of(const Problem& problem, int columns, int most = kMaxTiles) {
   return cut;
 }
 
-// Makes blocks larger than one sample, or smaller than one map, so that there are about `wanted` of them.
-inline void balance(Cut& cut, const Problem& problem, int64_t wanted) {
-  const int64_t maps = problem.heads * cut.dilation_y * cut.dilation_x * cut.strips;
-  const int64_t blocks = maps * cut.batch;
-  if (blocks > 2 * wanted) {
-    cut.batch_per_block = int(ceil_div(cut.batch, max_of(1, wanted * 2 / maps)));
-  } else if (blocks < wanted) {
-    // Bands shorter than the kernel would read more rows twice than once.
-    const int64_t rows = cut.band_rows, least = max_of(8, cut.kernel_y + 1);
-    cut.bands = int(max_of(1, min_of(ceil_div(wanted, blocks), rows / least)));
-    cut.band_rows = int(ceil_div(ceil_div(rows, cut.bands), kTileY)) * kTileY;
-    cut.bands = int(ceil_div(rows, cut.band_rows));
-  }
-}
-
 // Chooses samples per block, or bands per map, for a device that holds `slots` blocks at a time: what takes the fewest
-// waves of blocks, each as long as its rows. To start a block costs about `kStart` rows more: bias tables, and the rows
+// waves of blocks, each as long as its rows. To start a block costs about `start` rows more: bias tables, and the rows
 // of the first window, which nothing overlaps.
 inline void fill_device(Cut& cut, const Problem& problem, int64_t slots) {
   const int64_t maps = problem.heads * cut.dilation_y * cut.dilation_x * cut.strips, rows = cut.band_rows;
@@ -67,12 +55,12 @@ inline void fill_device(Cut& cut, const Problem& problem, int64_t slots) {
 }
 
 // Bytes of shared memory that the forward needs at least, with strips of one column tile: see ForwardShape.
-inline int64_t least_forward_shared(const Problem& problem, int64_t padded_dim) {
+inline int64_t least_forward_shared(const Problem& problem) {
   const bool wide = problem.kernel[kX] > 9;
   const int64_t tiles = wide || problem.kernel[kY] > 9 ? 3 : 2;
   const int64_t kernel = max_of(problem.kernel[kY], wide ? 11 : 3) / 2 * 2 + 1;  // rounded up to an odd one
   const int64_t slots = kernel + 1 + kTileY * kAhead;
-  return 2 * slots * tiles * 8 * padded_dim * 2 + 2 * (2 * kernel + 1) * tiles * 256 + 64;
+  return 2 * slots * tiles * 8 * padded(problem.head_dim) * 2 + 2 * (2 * kernel + 1) * tiles * 256 + 64;
 }
 
 }  // namespace natten_core::cuda::band

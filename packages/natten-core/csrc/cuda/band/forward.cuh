@@ -9,11 +9,13 @@
 #include "cuda/band/fragments.h"
 #include "cuda/band/params.h"
 #include "cuda/band/ring.h"
+#include "cuda/band/signals.h"
 #include "cuda/device/primitives.h"
 
 namespace natten_core::cuda::band {
 
-constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+constexpr float kLn2 = 0.6931471805599453f;
+static_assert(Signals::kStages >= kAhead + 2, "steps under way: the one computed, those loaded, one being left");
 
 // Kernels of up to K (odd) rows and 8 * kTiles - 7 columns.
 template <int K, int D>
@@ -27,11 +29,10 @@ struct ForwardShape {
   static constexpr int kChunks = (kKeyRows + kMaxRows - 1) / kMaxRows;
   static constexpr int kChunkRows = (kKeyRows / 2 + kChunks - 1) / kChunks * 2;
   static constexpr int kBlocks = D <= 32 && K <= 7 ? 2 : 1;  // of a multiprocessor, at least
-  static constexpr int kSignalBytes = 2 * (kAhead + 2) * 8;
   using Table = BiasTable<K, kTiles>;
 
   static int shared_bytes(const Cut& cut) {
-    return 2 * kSlots * cut.shared_columns * D * 2 + cut.tables * Table::kBytes + kSignalBytes;
+    return 2 * kSlots * cut.shared_columns * D * 2 + cut.tables * Table::kBytes + Signals::kBytes;
   }
 };
 
@@ -158,31 +159,6 @@ struct ForwardTile {
   }
 };
 
-// How the warp that loads and those that compute wait for one another, and for nobody else: two mbarriers for each of
-// the steps that may be under way.
-struct Signals {
-  static constexpr int kStages = kAhead + 2;
-  uint32_t base;
-
-  DEV_FN void start(int computing_warps) const {
-    for (int stage = 0; stage < kStages; ++stage) {
-      dev::mbarrier_init(base + uint32_t(stage * 16), 32);
-      dev::mbarrier_init(base + uint32_t(stage * 16 + 8), computing_warps);
-    }
-  }
-  DEV_FN void will_load(int step) const { dev::cp_async_mbarrier_arrive(at(step)); }
-  DEV_FN void wait_loaded(int step) const { dev::mbarrier_wait(at(step), parity(step)); }
-  DEV_FN void set_done(int step, int lane) const {
-    dev::syncwarp();
-    if (lane == 0) dev::mbarrier_arrive(at(step) + 8);
-  }
-  DEV_FN void wait_done(int step) const { dev::mbarrier_wait(at(step) + 8, parity(step)); }
-
- private:
-  DEV_FN uint32_t at(int step) const { return base + uint32_t(step % kStages * 16); }
-  static DEV_FN uint32_t parity(int step) { return uint32_t(step / kStages & 1); }
-};
-
 // Brings the queries of rows y and y + 1 near: [Y, X, head_dim] from `query` on.
 template <class T>
 DEV_FN void prefetch_queries(const ForwardParams<T>& p, const Part& part, const T* query, int y, int lane) {
@@ -229,14 +205,15 @@ forward_kernel(const ForwardParams<T> p) {
     // The warp that loads. Steps are numbered over the samples.
     int step = 0;
     for (int sample = part.batch; sample < part.batch_end; ++sample) {
-      RingLoader<T, D, Shape::kSlots> loader(ring, part, p.key.of(sample, key_head), Steps(p.key, p.cut),
-                                             p.value.of(sample, key_head), Steps(p.value, p.cut), start_y(map, part.y),
-                                             first, p.head_dim);
+      const int begin = start_y(map, part.y);
+      RingLoader<T, D, Ring<T, D, Shape::kSlots>, 1> loader(ring, part, p.key.of(sample, key_head), Steps(p.key, p.cut),
+                                                            p.value.of(sample, key_head), Steps(p.value, p.cut), begin,
+                                                            ring.at(begin), first, p.head_dim);
       for (int y = part.y; y < part.y_end; y += kTileY, ++step) {
         // What is overwritten was last needed kAhead + 1 steps before, but for another sample's rows.
         const int before = y == part.y ? step - 1 : step - kAhead - 1;
         if (before >= 0) signals.wait_done(before);
-        loader.load(start_y(map, y) + Shape::kKeyRows);
+        loader.load(start_y(map, y) + Shape::kKeyRows, [](int, uint32_t) {});
         signals.will_load(step);
         prefetch_queries(p, part, p.query.of(sample, head), y, lane);
       }

@@ -13,6 +13,7 @@ namespace natten_core::cuda::band {
 
 constexpr int kTileX = 8;     // query columns of a warp
 constexpr int kTileY = 2;     // query rows of a warp
+constexpr float kLog2e = 1.4426950408889634f;
 constexpr int kAhead = 2;     // steps by which the forward's copies run ahead
 constexpr int kMaxTiles = 7;  // column tiles of a block, whose eighth warp loads
 

@@ -1,8 +1,8 @@
 // Rows of two tensors (key and value, or query and the output's gradient) of a strip, streamed through shared memory
 // by a warp that does nothing else.
 //
-// Row r of the map is in slot r % slots. The rows of a step are one group of cp.async; rows and columns beyond the map
-// are zero, so that whatever is multiplied with them stays finite.
+// Row r of the map is in slot r % slots. Rows and columns beyond the map are zero, so that whatever is multiplied with
+// them stays finite.
 #pragma once
 
 #include "cuda/band/fragments.h"
@@ -13,8 +13,6 @@ namespace natten_core::cuda::band {
 
 template <class T, int D, int kSlots>
 struct Ring {
-  static constexpr int kChunks = D / 8;  // 16-byte chunks of a row of one column
-
   uint32_t first, second;  // shared memory: [kSlots, columns, D] each
   int columns;             // of the strip
 
@@ -25,36 +23,41 @@ struct Ring {
   DEV_FN uint32_t next(uint32_t at) const { return at + row_bytes() == bytes() ? 0 : at + row_bytes(); }
 };
 
-// The warp that fills a ring. A lane always copies the same chunk of every 32 / kChunks-th column.
-template <class T, int D, int kSlots>
+// The warp that fills a ring, a Ring or the BackwardRing of as many slots as the problem needs. A lane always copies
+// the same chunk of every 32 / kChunks-th column.
+template <class T, int D, class AnyRing, int kUnroll>
 struct RingLoader {
-  static constexpr int kChunks = D / 8, kColumnStep = 32 / kChunks;
+  static constexpr int kChunks = D / 8;  // 16-byte chunks of a row of one column
+  static constexpr int kColumnStep = 32 / kChunks;
 
-  Ring<T, D, kSlots> ring;
+  AnyRing ring;
   Steps first_steps, second_steps;
   const T *first, *second;  // the next row, at the lane's first column and chunk
   int row, rows;            // the next row, and how many the map has
   uint32_t at;              // of the next row, in the ring
   int columns_present;      // of the map, from the strip's first column on; 0 if head_dim ends before the chunk
 
-  // Of two tensors of a sample and head, [Y, X, head_dim], from row `begin` and column `x` of the part's map on.
-  DEV_FN RingLoader(const Ring<T, D, kSlots>& into, const Part& part, const T* from_first, const Steps& steps_of_first,
-                    const T* from_second, const Steps& steps_of_second, int begin, int x, int head_dim)
+  // Of two tensors of a sample and head, [Y, X, head_dim], from row `begin`, which is `begin_at` in the ring, and
+  // column `x` of the part's map on.
+  DEV_FN RingLoader(const AnyRing& into, const Part& part, const T* from_first, const Steps& steps_of_first,
+                    const T* from_second, const Steps& steps_of_second, int begin, uint32_t begin_at, int x,
+                    int head_dim)
       : ring(into), first_steps(steps_of_first), second_steps(steps_of_second) {
     const int chunk = lane() % kChunks, column = x + lane() / kChunks;
     first = from_first + first_steps.at(part, begin, column) + chunk * 8;
     second = from_second + second_steps.at(part, begin, column) + chunk * 8;
-    row = begin, rows = part.map.length_y, at = ring.at(begin);
+    row = begin, rows = part.map.length_y, at = begin_at;
     columns_present = chunk * 8 < head_dim ? part.map.length_x - x : 0;
   }
 
-  // Starts copying the rows before `end` that were not yet.
-  DEV_FN void load(int end) {
+  // Starts copying the rows before `end` that were not yet; calls `each(row, at)` for each.
+  template <class Function>
+  DEV_FN void load(int end, const Function& each) {
     for (; row < end; ++row) {
       const int present = row < rows ? columns_present : 0;
       const T *a = first, *b = second;
       uint32_t to = at + shared_offset<D>(lane() / kChunks, lane() % kChunks);
-#pragma unroll 1
+#pragma unroll kUnroll
       for (int column = lane() / kChunks; column < ring.columns; column += kColumnStep) {
         // The permutation of chunks repeats after 8 columns.
         if (kColumnStep % 8 != 0) to = at + shared_offset<D>(column, lane() % kChunks);
@@ -63,6 +66,7 @@ struct RingLoader {
         a += kColumnStep * first_steps.x, b += kColumnStep * second_steps.x;
         to += kColumnStep * D * 2;
       }
+      each(row, at);
       first += first_steps.y, second += second_steps.y;
       at = ring.next(at);
     }

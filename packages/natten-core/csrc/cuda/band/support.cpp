@@ -27,9 +27,9 @@ const char* unsupported(const Problem& problem, int architecture) {
     return "a map of so many columns, or so large a dilation";
   if (problem.batch >= INT64_C(1) << 30 || problem.heads >= 1 << 16) return "2^30 samples or more";
   const int limit = shared_limit(architecture);
-  const PassPlan by_queries = plan_query_pass(problem, true, limit), by_keys = plan_key_pass(problem, true, limit);
+  const PassPlan by_queries = plan_query_pass(problem, true, limit), by_keys = plan_key_pass(problem, limit);
   if (by_keys.tiles > 3) return "keys that more than 24 columns of queries see";
-  const int64_t forward = least_forward_shared(problem, padded(problem.head_dim));
+  const int64_t forward = least_forward_shared(problem);
   if (max_of(max_of(by_queries.shared, by_keys.shared), forward) > limit)
     return "a kernel this large with this head_dim";
   return nullptr;

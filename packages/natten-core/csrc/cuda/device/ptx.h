@@ -180,7 +180,6 @@ DEV_FN void cp_async(uint32_t shared, const void* global, bool valid = true) {
     DEV_SM80(asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(source), "n"(Bytes),
                           "r"(bytes) : "memory"));
 }
-DEV_FN void cp_async16(uint32_t shared, const void* global, bool valid = true) { cp_async<16>(shared, global, valid); }
 DEV_FN void cp_async_commit() { DEV_SM80(asm volatile("cp.async.commit_group;" :: : "memory")); }
 template <int N>
 DEV_FN void cp_async_wait() {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ def kernels() -> Any:
     return _loader._C
 
 
+@lru_cache(maxsize=1024)
 def make(
     dtype: torch.dtype,
     query: tuple[int, ...],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -19,8 +18,6 @@ NAME = "cpu"
 # After a fork libgomp's threads are gone, and waiting for them would never end.
 _forked = False
 
-handle = lru_cache(maxsize=1024)(make)
-
 
 def not_supported_reasons(problem: Problem) -> tuple[str, ...]:
     """Why these kernels cannot run `problem`; empty where they can."""
@@ -31,7 +28,7 @@ def not_supported_reasons(problem: Problem) -> tuple[str, ...]:
 
 def kernel_name(problem: Problem, *tensors: Tensor) -> str:
     """The kernel that runs `problem`, for `natten_core.explain`."""
-    family = kernels().cpu_family(handle(*facts(problem, problem.compute_dtype)))
+    family = kernels().cpu_family(make(*facts(problem, problem.compute_dtype)))
     return f"{family}-{kernels().build_info()['isa_default']}"
 
 
@@ -67,7 +64,7 @@ def na_forward(
     lse = torch.empty(query.shape[:-1], dtype=dtype)
     if query.numel():
         inputs = _inputs((query, key, value, rpb, additional_keys, additional_values), dtype)
-        problem = handle(dtype, *map(shape, inputs), *hashable(settings))
+        problem = make(dtype, *map(shape, inputs), *hashable(settings))
         kernels().cpu_forward(problem, threads(), *_spans(inputs), span(output), span(lse))
     return output if query.dtype is dtype else output.to(query.dtype), lse
 
@@ -133,7 +130,7 @@ def _backward(
     inputs = _inputs(given, dtype)
     more = [None if tensor is None else torch.zeros(tensor.shape, dtype=dtype) for tensor in inputs[3:]]
     if like.numel():
-        problem = handle(dtype, *map(shape, inputs), *hashable(settings))
+        problem = make(dtype, *map(shape, inputs), *hashable(settings))
         (grad_out,) = readable((grad_output,), dtype)
         kernels().cpu_backward(
             problem,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from natten_core._problem import compute_dtype
-from natten_core.backends._handle import address, hashable, kernels, shape, span
-from natten_core.backends.cpu import handle, readable, threads
+from natten_core.backends._handle import address, hashable, kernels, make, shape, span
+from natten_core.backends.cpu import readable, threads
 
 
 def qk(query: Tensor, key: Tensor, rpb: Tensor | None, additional_keys: Tensor | None, *settings: Any) -> Tensor:
@@ -81,7 +81,7 @@ class _Scores:
         if rpb is not None:
             rpb = self.tensors[2] = rpb.contiguous()
         shapes = (query.shape, key.shape, key.shape, shape(rpb), shape(more), shape(more))
-        self.problem = handle(dtype, *shapes, *hashable(settings))
+        self.problem = make(dtype, *shapes, *hashable(settings))
         self.spans = (span(query), span(key), address(rpb), span(more))
 
 
@@ -95,7 +95,7 @@ class _Weights:
             raise ValueError(f"attn must have {slots} slots, got shape {list(attn.shape)}")
         query = (*attn.shape[:-1], value.shape[-1])
         shapes = (query, value.shape, value.shape, None, shape(more), shape(more))
-        self.problem = handle(dtype, *shapes, *hashable(settings), 1.0)
+        self.problem = make(dtype, *shapes, *hashable(settings), 1.0)
         self.spans = (span(attn), span(value), span(more))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ from torch import Tensor
 from natten_core import _loader
 from natten_core._problem import Problem, compute_dtype
 from natten_core._tracing import run_while_tracing
-from natten_core.backends._handle import facts, kernels, make
+from natten_core.backends._handle import facts, hashable, kernels, make, span
 
 NAME = "cuda"
 
@@ -105,7 +104,7 @@ def na_backward(
     call = _Call((query, key, value), rpb, (additional_keys, additional_values))
     shapes = (query.shape, key.shape, value.shape)
     settings = (kernel_size, stride, dilation, is_causal, scale)
-    more = call.backward(shapes, settings, output, lse, grad_output, grad_lse, [_span(grad) for grad in grads])
+    more = call.backward(shapes, settings, output, lse, grad_output, grad_lse, [span(grad) for grad in grads])
     return *grads, *more
 
 
@@ -169,10 +168,10 @@ class _Call:
         self.spans = (*spans, bias, *more)
 
     def forward(self, shapes: Sequence[Any], settings: Sequence[Any], output: Tensor, lse: Tensor) -> None:
-        handle = _handle(self.dtype, *shapes, *self.shapes, *_hashable(settings))
+        handle = make(self.dtype, *shapes, *self.shapes, *hashable(settings))
         device = _device_of(self.like)
         with _on(device):
-            kernels().cuda_forward(handle, device, _stream(device), *self.spans, _span(output), _span(lse))
+            kernels().cuda_forward(handle, device, _stream(device), *self.spans, span(output), span(lse))
 
     def backward(
         self,
@@ -182,14 +181,14 @@ class _Call:
         lse: Tensor,
         grad_output: Tensor,
         grad_lse: Tensor | None,
-        grads: Sequence[tuple[int, ...]],
+        grads: Sequence[tuple[int, ...] | None],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Fills what `grads` tell of; returns the gradients of rpb, additional keys and additional values."""
         like, dtype, rpb = self.like, compute_dtype(self.dtype), self.rpb
         grad_rpb = like.new_empty(0 if rpb is None else rpb.shape, dtype=dtype)
         more = [like.new_empty(0 if tensor is None else tensor.shape) for tensor in self.additional]
         if like.numel():
-            handle = _handle(self.dtype, *shapes, *self.shapes, *_hashable(settings))
+            handle = make(self.dtype, *shapes, *self.shapes, *hashable(settings))
             device = _device_of(like)
             with _on(device):
                 kernels().cuda_backward(
@@ -198,12 +197,12 @@ class _Call:
                     _stream(device),
                     *self.spans,
                     self.span(output),
-                    _span(lse),
+                    span(lse),
                     self.span(grad_output),
-                    None if grad_lse is None else _span(self.keep(grad_lse.to(dtype))),
+                    None if grad_lse is None else span(self.keep(grad_lse.to(dtype))),
                     *grads,
                     0 if rpb is None else grad_rpb.data_ptr(),
-                    *(_span(grad) if self.has_additional else None for grad in more),
+                    *(span(grad) if self.has_additional else None for grad in more),
                     self.allocate,
                 )
         else:
@@ -214,8 +213,8 @@ class _Call:
         """Memory on the device for the kernels to work in: its address."""
         return self.keep(self.like.new_empty(size, dtype=torch.uint8)).data_ptr()
 
-    def span(self, tensor: Tensor) -> tuple[int, ...]:
-        return _span(self.readable(tensor))
+    def span(self, tensor: Tensor) -> tuple[int, ...] | None:
+        return span(self.readable(tensor))
 
     def readable(self, tensor: Tensor) -> Tensor:
         """The tensor in the dtype of the call and with a unit last stride, itself where it is so already."""
@@ -230,12 +229,9 @@ class _Call:
         return tensor
 
 
-_handle = lru_cache(maxsize=1024)(make)
-
-
 def _choice(problem: Problem, tensors: Sequence[Tensor]) -> Any:
-    handle = _handle(*facts(problem, problem.dtype))
-    return kernels().cuda_choice(handle, _device_of(tensors[0]), *(_span(tensor) for tensor in tensors))
+    handle = make(*facts(problem, problem.dtype))
+    return kernels().cuda_choice(handle, _device_of(tensors[0]), *(span(tensor) for tensor in tensors))
 
 
 def _on(device: int) -> Any:
@@ -252,18 +248,8 @@ def _stream(device: int) -> int:
     return stream
 
 
-def _hashable(settings: Sequence[Any]) -> tuple[Any, ...]:
-    kernel_size, stride, dilation, is_causal, scale = settings
-    return tuple(kernel_size), tuple(stride), tuple(dilation), tuple(is_causal), scale
-
-
 def _spans_of_three(packed: Tensor) -> list[tuple[int, ...]]:
     """Addresses and strides of query, key and value in [B, *spatial, 3, heads, head_dim]."""
     address, strides = packed.data_ptr(), packed.stride()
     step, others = strides[-3] * packed.itemsize, (*strides[:-3], *strides[-2:])
     return [(address + i * step, *others) for i in range(3)]
-
-
-def _span(tensor: Tensor) -> tuple[int, ...]:
-    """Address and strides."""
-    return (tensor.data_ptr(), *tensor.stride())
