@@ -212,7 +212,7 @@ key_pass(const KeyPassParams<T> p) {
   const uint32_t statistics = ring.end();
   const Signals signals{statistics + uint32_t(p.slots * p.cut.shared_columns * 8)};
   if (threadIdx.x == 0) signals.start(warps);
-  const uint32_t tables = signals.base + Signals::kBytes;
+  const uint32_t tables = signals.base + kSignalBytes;
   const uint32_t one_table = uint32_t(table_bytes(map.kernel_y, Shape::kTiles));
   const int residues = p.cut.dilation_y * p.cut.dilation_x;
   const int residue = part.residue_y * p.cut.dilation_x + part.residue_x;

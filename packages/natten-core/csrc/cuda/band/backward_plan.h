@@ -6,7 +6,6 @@
 #include "cuda/band/backward_geometry.h"
 #include "cuda/band/backward_params.h"
 #include "cuda/band/cut.h"
-#include "cuda/band/signals.h"
 
 namespace natten_core::cuda::band {
 
@@ -54,7 +53,7 @@ int set_strips(PassPlan& plan, int most, int column_bytes, int tile_bytes) {
     }
   });
   plan.shared = plan.slots * cut.shared_columns * column_bytes + cut.tiles * tile_bytes +
-                cut.tables * table_bytes(cut.kernel_y, plan.tiles) + Signals::kBytes;
+                cut.tables * table_bytes(cut.kernel_y, plan.tiles) + kSignalBytes;
   return all;
 }
 

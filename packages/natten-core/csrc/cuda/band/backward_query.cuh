@@ -191,7 +191,7 @@ query_pass(const QueryPassParams<T> p) {
   ring.set(shared, p.cut.shared_columns, Shape::kFixed ? Shape::kRows + kTileY : p.slots);
   const Signals signals{ring.end()};
   if (threadIdx.x == 0) signals.start(warps);
-  const uint32_t tables = signals.base + Signals::kBytes;
+  const uint32_t tables = signals.base + kSignalBytes;
   const uint32_t one_table = uint32_t(table_bytes(map.kernel_y, Shape::kTiles));
   const float* rpb = p.rpb ? p.rpb + int64_t(head) * entries : nullptr;
   Shape::Table::template fill_all<ByQueries>(tables, map, part.x, warps, rpb, 1.f / p.scale, int(blockDim.x));

@@ -32,7 +32,7 @@ struct ForwardShape {
   using Table = BiasTable<K, kTiles>;
 
   static int shared_bytes(const Cut& cut) {
-    return 2 * kSlots * cut.shared_columns * D * 2 + cut.tables * Table::kBytes + Signals::kBytes;
+    return 2 * kSlots * cut.shared_columns * D * 2 + cut.tables * Table::kBytes + kSignalBytes;
   }
 };
 

@@ -15,6 +15,7 @@ constexpr int kTileX = 8;     // query columns of a warp
 constexpr int kTileY = 2;     // query rows of a warp
 constexpr float kLog2e = 1.4426950408889634f;
 constexpr int kAhead = 2;     // steps by which the forward's copies run ahead
+constexpr int kSignalStages = 4, kSignalBytes = kSignalStages * 16;  // see signals.h
 constexpr int kMaxTiles = 7;  // column tiles of a block, whose eighth warp loads
 
 // One plain map: the residue map of a dilation group. Positions, not coordinates.

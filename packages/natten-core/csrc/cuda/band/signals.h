@@ -1,6 +1,7 @@
 // How the warp that loads and those that compute wait for one another, and for nobody else.
 #pragma once
 
+#include "cuda/band/geometry.h"
 #include "cuda/device/primitives.h"
 
 namespace natten_core::cuda::band {
@@ -8,7 +9,7 @@ namespace natten_core::cuda::band {
 // Two mbarriers for each of the steps that may be under way: its rows are there, and it needs them no more. Steps are
 // numbered over all that a block does.
 struct Signals {
-  static constexpr int kStages = 4, kBytes = kStages * 16;
+  static constexpr int kStages = kSignalStages;
   uint32_t base;
 
   DEV_FN void start(int computing_warps) const {
