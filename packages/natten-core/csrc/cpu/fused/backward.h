@@ -96,19 +96,21 @@ NATTEN_KERNEL void differentiate(const Sizes<T>& s, const RowGroup& group, int r
 
 template <class T>
 static void backward_block(const BackwardArgs& args, const Sizes<T>& s, const Map& map,
-                           const BackwardScratch<T>& scratch, const Work& w) {
+                           const BackwardScratch<T>& scratch, const Work& w, Ahead<T>& ahead) {
   constexpr int n = kLanes<T>;
   const RowGroup& group = w.group;
   const int64_t block_window = static_cast<int64_t>(s.window) * n, token_step = static_cast<int64_t>(n) * s.padded_dim;
   Vec<T> grad_lse[kScoreRows];
   for (int r = 0; r < group.rows; ++r) grad_lse[r] = load_queries<T>(args, s, map, scratch, w, r);
 
-  prefetch_block<T>(s, map, w, args.forward.query, args.grad_query);
+  ahead.cut(2 * group.key_rows);
   const int64_t table = w.head * s.bias_head + w.lane_class * s.bias_class;
   const T* bias = args.forward.rpb ? scratch.bias + table : nullptr;
   T* grad_bias = args.grad_rpb ? scratch.grad_bias + table : nullptr;
-  window_scores<T>(s, w, scratch.query_planes, scratch.key_planes, bias, scratch.zeros, scratch.weights);
-  window_scores<T>(s, w, scratch.grad_output_planes, scratch.value_planes, nullptr, scratch.zeros, scratch.grad_scores);
+  window_scores<T>(s, w, scratch.query_planes, scratch.key_planes, bias, scratch.zeros, scratch.weights,
+                   ahead);
+  window_scores<T>(s, w, scratch.grad_output_planes, scratch.value_planes, nullptr, scratch.zeros, scratch.grad_scores,
+                   ahead);
 
   alignas(kVectorBytes) T factors[n];
   store<T>(factors, broadcast<T>(static_cast<T>(s.p.scale)));
@@ -161,7 +163,7 @@ NATTEN_KERNEL void drop_row(const Sizes<T>& s, const Map& map, const Tensor& tar
 
 template <class T>
 static void backward_tile(const BackwardArgs& args, const Sizes<T>& s, const BackwardScratch<T>& scratch,
-                          const Item& item, int32_t head0) {
+                          const Item& item, const Item* next_tile, int32_t head0) {
   const ForwardArgs& f = args.forward;
   const Map map(s.p, item);
   Ring ring{s.plan.ring_rows};
@@ -184,8 +186,10 @@ static void backward_tile(const BackwardArgs& args, const Sizes<T>& s, const Bac
       memset(scratch.grad_value + slot * s.row, 0, static_cast<size_t>(s.row) * sizeof(T));
     }
   };
-  walk<T>(s, map, ring, scratch.group, begin, item.head - head0, advance,
-          [&](const Work& work) { backward_block<T>(args, s, map, scratch, work); });
+  const Touched touched = {{&f.key, &f.value, &args.grad_key, &args.grad_value},
+                           {&f.query, &args.grad_output, &args.grad_query}};
+  walk<T>(s, map, next_tile, touched, ring, scratch.group, begin, item.head - head0, advance,
+          [&](const Work& work, Ahead<T>& ahead) { backward_block<T>(args, s, map, scratch, work, ahead); });
   advance(ring.next, ring.next);
 }
 
@@ -206,8 +210,9 @@ void backward(const BackwardArgs& args, const Plan& plan, const Chunk& chunk, vo
   if (args.forward.rpb) fill_bias<T>(s, static_cast<const T*>(args.forward.rpb), chunk, scratch.bias);
   if (grad_bias) memset(scratch.grad_bias, 0, static_cast<size_t>(chunk.heads * s.bias_head) * sizeof(T));
   memset(scratch.zeros, 0, static_cast<size_t>(s.slots) * n * sizeof(T));
-  for (int32_t i = chunk.item0; i < chunk.item1; ++i)
-    for_tiles(plan, plan.items[i], [&](const Item& tile) { backward_tile<T>(args, s, scratch, tile, chunk.head0); });
+  for_tiles(plan, chunk, [&](const Item& tile, const Item* next) {
+    backward_tile<T>(args, s, scratch, tile, next, chunk.head0);
+  });
   if (!grad_bias) return;
   const int64_t size = s.bias_rows * s.bias_columns;
   T* sums = static_cast<T*>(grad_bias);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../plan.h"
+#include "ahead.h"
 #include "math.h"
 #include "natten_core/neighborhood.h"
 #include "pack.h"
@@ -192,30 +193,83 @@ struct Work {
   int64_t column, key_column;  // key_column counts from the first packed column
 };
 
-template <class T>
-NATTEN_KERNEL void prefetch_tokens(const Sizes<T>& s, const Map& map, const Tensor& t, const Work& w, int64_t begin,
-                                   int64_t end) {
-  for (int r = 0; r < w.group.rows; ++r) {
-    const T* row = map.row<T>(t, w.group.z, w.group.y + r);
-    for (int64_t column = begin; column < end; ++column)
-      for (int d = 0; d < s.head_dim; d += 64 / static_cast<int>(sizeof(T)))
-        __builtin_prefetch(row + s.plan.coordinate[column] * t.axis[kX] + d);
+// Where a walk is: the query rows [y, y + rows) at z, and the key rows [oldest, next) that they see.
+struct Stop {
+  int64_t z, y;
+  int rows;
+  int64_t oldest, next;
+};
+
+NATTEN_KERNEL Stop stop_at(const Map& map, int64_t z, int64_t y) {
+  const int64_t left = map.item.y1 - y;
+  Stop stop{z, y, static_cast<int>(ceil_div(left, ceil_div(left, kScoreRows))), 0, 0};  // near-equal parts
+  if (map.p.extent[kZ] == 1) {
+    stop.oldest = map.y_start(y), stop.next = map.y_start(y + stop.rows - 1) + map.p.kernel[kY];
+  } else {
+    stop.oldest = map.z_start(z) * map.y_length, stop.next = stop.oldest + map.p.kernel[kZ] * map.y_length;
   }
+  return stop;
 }
 
-// Asks for what the next block reads and this one writes, before the long computation in between.
+NATTEN_KERNEL Stop first_stop(const Map& map) { return stop_at(map, map.item.z0, map.item.y0); }
+
+// False at the end of the map.
+NATTEN_KERNEL bool next_stop(const Map& map, Stop& stop) {
+  const bool row_done = stop.y + stop.rows == map.item.y1;
+  if (row_done && stop.z + 1 == map.item.z1) return false;
+  stop = row_done ? stop_at(map, stop.z + 1, map.item.y0) : stop_at(map, stop.z, stop.y + stop.rows);
+  return true;
+}
+
+// Key columns that an item sees: [begin, end).
+NATTEN_KERNEL void key_columns(const Plan& plan, const Item& item, int64_t& begin, int64_t& end) {
+  const Block &first = plan.blocks[item.block0], &last = plan.blocks[item.block1 - 1];
+  begin = first.key_column, end = last.key_column + plan.classes[last.lane_class].width;
+}
+
+// The tensors of a pass, by when they are touched.
+struct Touched {
+  const Tensor *keys[4], *queries[3];  // as key rows are packed; as query rows are computed; null: no more
+};
+
+// Asks for what comes after block b of `stop`: the next block's queries, and its share of the key rows that the next
+// stop packs. `next_tile` may be null.
 template <class T>
-NATTEN_KERNEL void prefetch_block(const Sizes<T>& s, const Map& map, const Work& w, const Tensor& in,
-                                  const Tensor& out) {
-  const int64_t end = w.column + w.c.lanes;
-  prefetch_tokens<T>(s, map, in, w, end, min_of(end + kLanes<T>, static_cast<int64_t>(s.plan.coordinate.size())));
-  prefetch_tokens<T>(s, map, out, w, w.column, end);
+NATTEN_KERNEL void look_ahead(const Sizes<T>& s, const Map& map, const Item* next_tile, const Touched& touched,
+                              const Stop& stop, int64_t packed, int32_t b, Ahead<T>& ahead) {
+  const Map next_map(s.p, next_tile ? *next_tile : map.item);
+  const Map* there = &map;
+  Stop next = stop;
+  if (!next_stop(map, next)) {
+    if (!next_tile) packed = next.next;
+    there = next_tile ? &next_map : nullptr;
+    if (there) next = first_stop(next_map), packed = next.oldest;
+  }
+  const int32_t blocks = map.item.block1 - map.item.block0, at = b - map.item.block0;
+  const bool last = at + 1 == blocks;
+  const Map* queries = last ? there : &map;
+  if (queries) {
+    const Block& block = s.plan.blocks[last ? queries->item.block0 : b + 1];
+    const int64_t end = block.column + s.plan.classes[block.lane_class].lanes;
+    const Stop& where = last ? next : stop;
+    for (const Tensor* t : touched.queries)
+      for (int r = 0; t && r < where.rows; ++r)
+        ahead.add(queries->row<T>(*t, where.z, where.y + r), t->axis[kX], block.column, end);
+  }
+  if (!there) return;
+  int64_t begin, end;
+  key_columns(s.plan, there->item, begin, end);
+  const int64_t columns = end - begin, first = begin + columns * at / blocks;
+  end = begin + columns * (at + 1) / blocks;
+  for (int64_t row = max_of(packed, next.oldest); row < next.next; ++row)
+    for (const Tensor* t : touched.keys)
+      if (t) ahead.add(there->row<T>(*t, row / there->y_length, row % there->y_length), t->axis[kX], first, end);
 }
 
 // scores[row][window slot][lane] of all query rows of the work. `bias` is the lane class's table, or null.
 template <class T>
 static void window_scores(const Sizes<T>& s, const Work& w, const T* query, const T* key_planes, const T* bias,
-                          const T* zeros, T* out) {
+                          const T* zeros, T* out, Ahead<T>& ahead) {
   constexpr int n = kLanes<T>;
   ScoreArgs<T> a;
   a.query_step = static_cast<int64_t>(s.head_dim) * n, a.key_stride = s.columns;
@@ -230,6 +284,7 @@ static void window_scores(const Sizes<T>& s, const Work& w, const T* query, cons
     for (int r = key.first; r < key.end; ++r)
       a.scores[r - key.first] = out + (static_cast<int64_t>(r) * s.window + key.window[r] * s.slots) * n;
     scores<T>(a, key.end - key.first, w.c.reach);
+    ahead.portion();
   }
 }
 
@@ -240,50 +295,47 @@ NATTEN_KERNEL void window_rows(const Sizes<T>& s, const Work& w, int r, const T*
     pointers[t] = rows + w.group.windows[r * s.key_rows + t] * s.row + w.key_column * s.padded_dim;
 }
 
-// Walks an item: before each group of query rows `advance(oldest, next)` must drop the key rows before `oldest` and
-// pack those up to `next`; then `body` gets one block of lanes at a time.
+// Walks a tile: before each group of query rows `advance(oldest, next)` must drop the key rows before `oldest` and
+// pack those up to `next`; then `body` gets one block of lanes at a time, and what to prefetch meanwhile.
 template <class T, class Advance, class Body>
-NATTEN_KERNEL void walk(const Sizes<T>& s, const Map& map, const Ring& ring, RowGroup group, int64_t column0, int head,
-                        Advance advance, Body body) {
+NATTEN_KERNEL void walk(const Sizes<T>& s, const Map& map, const Item* next_tile, const Touched& touched,
+                        const Ring& ring, RowGroup group, int64_t column0, int head, Advance advance, Body body) {
   const Item& item = map.item;
-  const int64_t* kernel = s.p.kernel;
-  for (group.z = item.z0; group.z < item.z1; ++group.z) {
-    int64_t parts = ceil_div(item.y1 - item.y0, kScoreRows);  // near-equal parts
-    for (group.y = item.y0; group.y < item.y1; group.y += group.rows, --parts) {
-      group.rows = static_cast<int>(ceil_div(item.y1 - group.y, parts));
-      if (s.p.extent[kZ] == 1) {
-        advance(map.y_start(group.y), map.y_start(group.y + group.rows - 1) + kernel[kY]);
-      } else {
-        const int64_t z0 = map.z_start(group.z);
-        advance(z0 * map.y_length, (z0 + kernel[kZ]) * map.y_length);
-      }
-      fill_group<T>(s, map, ring, group);
-      for (int32_t b = item.block0; b < item.block1; ++b) {
-        const Block& block = s.plan.blocks[b];
-        body(Work{s.plan.classes[block.lane_class], group, block.lane_class, head, block.column,
-                  block.key_column - column0});
-      }
+  Ahead<T> ahead(s.plan, s.head_dim);
+  Stop stop = first_stop(map);
+  do {
+    group.z = stop.z, group.y = stop.y, group.rows = stop.rows;
+    advance(stop.oldest, stop.next);
+    fill_group<T>(s, map, ring, group);
+    for (int32_t b = item.block0; b < item.block1; ++b) {
+      const Block& block = s.plan.blocks[b];
+      ahead.clear();
+      look_ahead<T>(s, map, next_tile, touched, stop, ring.next, b, ahead);
+      body(Work{s.plan.classes[block.lane_class], group, block.lane_class, head, block.column,
+                block.key_column - column0}, ahead);
+    }
+  } while (next_stop(map, stop));
+}
+
+// Calls body(tile, next tile or null) for the tiles of a chunk's items, each an item of its own.
+template <class Body>
+NATTEN_KERNEL void for_tiles(const Plan& plan, const Chunk& chunk, Body body) {
+  Item tile, next;
+  bool any = false;
+  for (int32_t i = chunk.item0; i < chunk.item1; ++i) {
+    const Item& item = plan.items[i];
+    next = item;
+    next.add_columns_below = 0;
+    for (int32_t b = item.block0; b < item.block1; b += plan.tile_blocks) {
+      next.block0 = b, next.block1 = static_cast<int32_t>(min_of(b + plan.tile_blocks, item.block1));
+      if (any) body(tile, &next);
+      any = true;
+      tile = next;
+      const Block& last = plan.blocks[next.block1 - 1];
+      next.add_columns_below = last.key_column + plan.classes[last.lane_class].width;
     }
   }
-}
-
-// Calls body(item) for each tile of the item, an item of its own.
-template <class Body>
-NATTEN_KERNEL void for_tiles(const Plan& plan, const Item& item, Body body) {
-  Item tile = item;
-  tile.add_columns_below = 0;
-  for (int32_t b = item.block0; b < item.block1; b += plan.tile_blocks) {
-    tile.block0 = b, tile.block1 = static_cast<int32_t>(min_of(b + plan.tile_blocks, item.block1));
-    body(tile);
-    const Block& last = plan.blocks[tile.block1 - 1];
-    tile.add_columns_below = last.key_column + plan.classes[last.lane_class].width;
-  }
-}
-
-// Key columns that an item sees: [begin, end).
-NATTEN_KERNEL void key_columns(const Plan& plan, const Item& item, int64_t& begin, int64_t& end) {
-  const Block &first = plan.blocks[item.block0], &last = plan.blocks[item.block1 - 1];
-  begin = first.key_column, end = last.key_column + plan.classes[last.lane_class].width;
+  if (any) body(tile, nullptr);
 }
 
 }  // namespace natten_core::cpu::NATTEN_ISA

@@ -45,7 +45,7 @@ NATTEN_KERNEL void softmax(T* scores, int window, Vec<T>& factor, Vec<T>& lse) {
 
 template <class T>
 static void forward_block(const ForwardArgs& args, const Sizes<T>& s, const Map& map, const ForwardScratch<T>& scratch,
-                          const Work& w) {
+                          const Work& w, Ahead<T>& ahead) {
   constexpr int n = kLanes<T>;
   const int lanes = w.c.lanes;
   const int64_t z = w.group.z, last = w.column + lanes - 1;
@@ -54,9 +54,9 @@ static void forward_block(const ForwardArgs& args, const Sizes<T>& s, const Map&
     lane_tokens<T>(s.plan, map.row<T>(args.query, z, w.group.y + r), args.query.axis[kX], w.column, last, tokens);
     pack_planes<T>(tokens, s.head_dim, static_cast<T>(s.p.scale * kLog2E), scratch.query + r * s.head_dim * n, n);
   }
-  prefetch_block<T>(s, map, w, args.query, args.output);
+  ahead.cut(w.group.key_rows);
   const T* bias = args.rpb ? scratch.bias + w.head * s.bias_head + w.lane_class * s.bias_class : nullptr;
-  window_scores<T>(s, w, scratch.query, scratch.key_planes, bias, scratch.zeros, scratch.scores);
+  window_scores<T>(s, w, scratch.query, scratch.key_planes, bias, scratch.zeros, scratch.scores, ahead);
 
   for (int r = 0; r < w.group.rows; ++r) {
     T* scores = scratch.scores + static_cast<int64_t>(r) * s.window * n;
@@ -80,7 +80,7 @@ static void forward_block(const ForwardArgs& args, const Sizes<T>& s, const Map&
 
 template <class T>
 static void forward_tile(const ForwardArgs& args, const Sizes<T>& s, const ForwardScratch<T>& scratch, const Item& item,
-                         int32_t head0) {
+                         const Item* next_tile, int32_t head0) {
   const Map map(s.p, item);
   Ring ring{s.plan.ring_rows};
   int64_t begin, end;
@@ -94,8 +94,9 @@ static void forward_tile(const ForwardArgs& args, const Sizes<T>& s, const Forwa
                        scratch.value_rows + slot * s.row);
     }
   };
-  walk<T>(s, map, ring, scratch.group, begin, item.head - head0, advance,
-          [&](const Work& work) { forward_block<T>(args, s, map, scratch, work); });
+  const Touched touched = {{&args.key, &args.value}, {&args.query, &args.output}};
+  walk<T>(s, map, next_tile, touched, ring, scratch.group, begin, item.head - head0, advance,
+          [&](const Work& work, Ahead<T>& ahead) { forward_block<T>(args, s, map, scratch, work, ahead); });
 }
 
 template <class T>
@@ -112,8 +113,9 @@ void forward(const ForwardArgs& args, const Plan& plan, const Chunk& chunk, void
   const ForwardScratch<T> scratch(s, arena);
   if (args.rpb) fill_bias<T>(s, static_cast<const T*>(args.rpb), chunk, scratch.bias);
   for (int64_t i = 0; i < static_cast<int64_t>(s.slots) * kLanes<T>; ++i) scratch.zeros[i] = 0;
-  for (int32_t i = chunk.item0; i < chunk.item1; ++i)
-    for_tiles(plan, plan.items[i], [&](const Item& tile) { forward_tile<T>(args, s, scratch, tile, chunk.head0); });
+  for_tiles(plan, chunk, [&](const Item& tile, const Item* next) {
+    forward_tile<T>(args, s, scratch, tile, next, chunk.head0);
+  });
 }
 
 }  // namespace natten_core::cpu::NATTEN_ISA

@@ -13,7 +13,8 @@
 #error "define NATTEN_ISA, the namespace of the instruction set, before including the kernels"
 #endif
 
-#define NATTEN_KERNEL static inline __attribute__((always_inline))
+#define NATTEN_MEMBER inline __attribute__((always_inline))
+#define NATTEN_KERNEL static NATTEN_MEMBER
 #define NATTEN_UNROLL _Pragma("GCC unroll 16")
 
 namespace natten_core::cpu::NATTEN_ISA {

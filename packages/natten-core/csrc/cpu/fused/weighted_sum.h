@@ -26,6 +26,16 @@ struct SumArgs {
   int key_rows, slots, head_dim, padded_dim;
 };
 
+template <class T, int Queries, int Vectors>
+NATTEN_KERNEL void write_sums(const SumArgs<T>& a, int dim, const Vec<T> (&sum)[Queries][Vectors]) {
+  NATTEN_UNROLL
+  for (int q = 0; q < Queries; ++q) {
+    const Vec<T> factor = broadcast<T>(a.factor[q]);
+    NATTEN_UNROLL
+    for (int v = 0; v < Vectors; ++v) store_dims<T>(a.out[q], dim + v * kLanes<T>, a.head_dim, sum[q][v] * factor);
+  }
+}
+
 template <class T, int Queries, int Vectors, bool Regular>
 NATTEN_KERNEL void sum_dims(const SumArgs<T>& a, int dim) {
   constexpr int n = kLanes<T>;
@@ -87,16 +97,76 @@ NATTEN_KERNEL void sum_dims(const SumArgs<T>& a, int dim) {
       }
     }
   }
+  write_sums<T, Queries, Vectors>(a, dim, sum);
+}
+
+// How the windows of neighbouring queries lie: one column apart, but for those that a border holds back.
+enum class Lie { kRegular, kLow, kHigh };
+
+// First key column of query q's window, from that of query 0.
+template <int Queries, int Slots>
+constexpr int lie_offset(Lie lie, int q) {
+  constexpr int half = Slots / 2;
+  if (lie == Lie::kLow) return q < half ? 0 : q - half;
+  if (lie == Lie::kHigh) return q < Queries - 1 - half ? q : Queries - 1 - half;
+  return q;
+}
+
+// Small windows with everything known at compile time: each value is read once for all queries that see it.
+template <class T, int Queries, int Vectors, int Slots, Lie Where>
+static void sum_small(const SumArgs<T>& a, int dim) {
+  constexpr int n = kLanes<T>;
+  constexpr int columns = lie_offset<Queries, Slots>(Where, Queries - 1) + Slots;
+  Vec<T> sum[Queries][Vectors];
   NATTEN_UNROLL
   for (int q = 0; q < Queries; ++q) {
-    const Vec<T> factor = broadcast<T>(a.factor[q]);
     NATTEN_UNROLL
-    for (int v = 0; v < Vectors; ++v) store_dims<T>(a.out[q], dim + v * n, a.head_dim, sum[q][v] * factor);
+    for (int v = 0; v < Vectors; ++v) sum[q][v] = Vec<T>{};
   }
+  for (int t = 0; t < a.key_rows; ++t) {
+    const T* value = a.value[t] + dim + static_cast<int64_t>(a.offset[0]) * a.padded_dim;
+    const T* weight = a.weight + static_cast<int64_t>(t) * Slots * n;
+    NATTEN_UNROLL
+    for (int column = 0; column < columns; ++column, value += a.padded_dim) {
+      Vec<T> x[Vectors];
+      NATTEN_UNROLL
+      for (int v = 0; v < Vectors; ++v) x[v] = load<T>(value + v * n), keep<T>(x[v]);
+      NATTEN_UNROLL
+      for (int q = 0; q < Queries; ++q) {
+        const int slot = column - lie_offset<Queries, Slots>(Where, q);
+        if (slot < 0 || slot >= Slots) continue;
+        const Vec<T> w = broadcast<T>(weight[slot * n + q]);
+        NATTEN_UNROLL
+        for (int v = 0; v < Vectors; ++v) sum[q][v] += w * x[v];
+      }
+    }
+  }
+  write_sums<T, Queries, Vectors>(a, dim, sum);
+}
+
+template <int Queries, int Slots>
+NATTEN_KERNEL bool lies(Lie where, const int32_t* offset) {
+  bool all = true;
+  for (int q = 1; q < Queries; ++q) all &= offset[q] == offset[0] + lie_offset<Queries, Slots>(where, q);
+  return all;
+}
+
+template <class T, int Queries, int Vectors, int Slots>
+NATTEN_KERNEL bool try_small(const SumArgs<T>& a, int dim) {
+  if (a.slots != Slots) return false;
+  if (lies<Queries, Slots>(Lie::kRegular, a.offset)) return sum_small<T, Queries, Vectors, Slots, Lie::kRegular>(a, dim), true;
+  if (lies<Queries, Slots>(Lie::kLow, a.offset)) return sum_small<T, Queries, Vectors, Slots, Lie::kLow>(a, dim), true;
+  if (lies<Queries, Slots>(Lie::kHigh, a.offset)) return sum_small<T, Queries, Vectors, Slots, Lie::kHigh>(a, dim), true;
+  return false;
 }
 
 template <class T, int Queries, int Vectors>
 static void sum_group(const SumArgs<T>& a, int dim) {
+  if constexpr (Queries == sum_queries(Vectors) && Queries > 4) {
+    if (try_small<T, Queries, Vectors, 3>(a, dim) || try_small<T, Queries, Vectors, 5>(a, dim) ||
+        try_small<T, Queries, Vectors, 7>(a, dim))
+      return;
+  }
   bool regular = a.slots >= Queries;  // windows one column apart: the ramps can be unrolled
   for (int q = 1; q < Queries; ++q) regular &= a.offset[q] == a.offset[0] + q;
   if (regular)

@@ -1,0 +1,52 @@
+// Memory asked for ahead of its use. Packing waits for memory and nothing else, so while a block of queries is computed,
+// the tokens that the next one reads and writes are prefetched, a few at a time: all at once they would queue for the
+// few misses that a core can have under way, and hold up everything behind them.
+#pragma once
+
+#include "../plan.h"
+#include "natten_core/neighborhood.h"
+#include "simd.h"
+
+namespace natten_core::cpu::NATTEN_ISA {
+
+template <class T>
+class Ahead {
+ public:
+  Ahead(const Plan& plan, int head_dim) : coordinate_(plan.coordinate.data()), head_dim_(head_dim) {}
+
+  // Adds the tokens of columns [begin, end) of a row. What finds no place is not prefetched.
+  NATTEN_MEMBER void add(const T* row, int64_t stride, int64_t begin, int64_t end) {
+    if (count_ < kMost && begin < end) rows_[count_++] = {row, stride, begin, end};
+  }
+
+  // All that was added will be asked for in this many portions.
+  NATTEN_MEMBER void cut(int portions) { portion_ = (count_ + portions - 1) / portions; }
+
+  NATTEN_MEMBER void portion() {
+    const int end = done_ + portion_ < count_ ? done_ + portion_ : count_;
+    for (; done_ < end; ++done_) {
+      const Row& row = rows_[done_];
+      for (int64_t column = row.begin; column < row.end; ++column) {
+        const T* token = row.memory + coordinate_[column] * row.stride;
+        for (int d = 0; d < head_dim_; d += 64 / static_cast<int>(sizeof(T))) __builtin_prefetch(token + d, 0, kLevel);
+      }
+    }
+  }
+
+  NATTEN_MEMBER void clear() { count_ = done_ = 0; }
+
+ private:
+  static constexpr int kMost = 64;
+  // Into the second-level cache: the first is full of what is computed with, and on Zen its queue of misses is what
+  // everything would wait for.
+  static constexpr int kLevel = 2;
+  struct Row {
+    const T* memory;
+    int64_t stride, begin, end;
+  };
+  const int32_t* coordinate_;
+  int head_dim_, count_ = 0, done_ = 0, portion_ = 0;
+  Row rows_[kMost];
+};
+
+}  // namespace natten_core::cpu::NATTEN_ISA
