@@ -8,9 +8,13 @@
 namespace natten_core::cpu {
 namespace {
 
-// Enough independent work for many cores, from the problem alone.
-constexpr int64_t kWantedItems = 64;
-constexpr int64_t kWantedChunks = 128;
+// Independent pieces of work that are worth cutting maps into bands for. A band packs the keys that it shares with its
+// neighbours once more, and a chunk begins with nothing prefetched, so as few are cut as keep the threads busy. The
+// backward pass may not ask how many threads there are, see Plan.
+constexpr int64_t kPiecesPerThread = 4;
+constexpr int64_t kBackwardPieces = 8;
+// Chunks of the backward pass hold at least so many places of work, unless that leaves too few of them.
+constexpr int64_t kPlacesPerChunk = 4, kLeastChunks = 16, kMostChunks = 128;
 constexpr int64_t kMinBandRows = 8;
 constexpr int64_t kMinBandBlocks = 16;
 constexpr int64_t kTileColumns = 64;
@@ -175,11 +179,20 @@ void add_items(const Problem& problem, Plan& plan, int64_t batch, int64_t z_grou
 void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
   const int64_t z_groups = min_of(problem.dilation[kZ], problem.extent[kZ]);
   const int64_t y_groups = min_of(problem.dilation[kY], problem.extent[kY]);
-  const int64_t maps = problem.batch * problem.heads * z_groups * y_groups;
-  const int64_t wanted = ceil_div(kWantedItems, max_of(1, maps));
   const int64_t head_bytes = problem.head_dim * (problem.is_double() ? 8 : 4);
   plan.heads_per_chunk = static_cast<int32_t>(min_of(problem.heads, max_of(1, kTokenBytes / head_bytes)));
-  const int64_t group_chunks = max_of(1, kWantedChunks / ceil_div(problem.heads, plan.heads_per_chunk));
+  const int64_t head_groups = ceil_div(problem.heads, plan.heads_per_chunk);
+  const int64_t pieces = max_of(1, problem.batch * z_groups * y_groups * head_groups);
+  const int64_t forward_pieces = kPiecesPerThread * problem.threads;
+  // Bands of the backward pass take turns, half of them at a time.
+  const int64_t bands = !exclusive                 ? ceil_div(forward_pieces, pieces)
+                        : pieces < kBackwardPieces ? 2 * ceil_div(kBackwardPieces, pieces)
+                                                   : 1;
+  const auto chunks_of = [&](int64_t places) {
+    const int64_t most = exclusive ? kMostChunks : forward_pieces, least = exclusive ? kLeastChunks : forward_pieces;
+    const int64_t wanted = max_of(ceil_div(least, head_groups), min_of(most / head_groups, places / kPlacesPerChunk));
+    return min_of(places, wanted);
+  };
   for (int phase = 0; phase < 2; ++phase) {
     if (phase == 1) plan.phase1 = static_cast<int32_t>(plan.chunks.size());
     for (int64_t head0 = 0; head0 < problem.heads; head0 += plan.heads_per_chunk) {
@@ -188,9 +201,9 @@ void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
       for (int64_t batch = 0; batch < problem.batch; ++batch)
         for (int64_t z_group = 0; z_group < z_groups; ++z_group)
           for (int64_t y_group = 0; y_group < y_groups; ++y_group)
-            add_items(problem, plan, batch, z_group, y_group, head0, heads, wanted, exclusive ? phase : -1);
+            add_items(problem, plan, batch, z_group, y_group, head0, heads, bands, exclusive ? phase : -1);
       const int64_t places = (static_cast<int64_t>(plan.items.size()) - first) / heads;
-      const int64_t chunks = min_of(places, group_chunks);
+      const int64_t chunks = chunks_of(places);
       for (int64_t i = 0; i < chunks; ++i)
         plan.chunks.push_back({static_cast<int32_t>(first + places * i / chunks * heads),
                                static_cast<int32_t>(first + places * (i + 1) / chunks * heads),

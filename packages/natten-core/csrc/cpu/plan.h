@@ -1,5 +1,6 @@
-// How a problem is cut into vectors, bands and chunks of work: decided once per call, from the problem alone, never
-// from the number of threads, so that every result is bit-equal for any thread count.
+// How a problem is cut into vectors, bands and chunks of work: decided once per call. Every result is bit-equal for any
+// number of threads: a query's output does not depend on the cut, and the sums of the backward pass, which do, are cut
+// by the problem alone.
 //
 // Along x, the columns of all dilation groups are laid side by side ("columns", group by group), and queries are
 // taken a vector of lanes at a time ("block"). Along z and y each pair of dilation groups is an undilated map.
@@ -18,18 +19,18 @@ constexpr int kMaxLanes = 16;
 enum class Reach {
   kRegular,  // windows one column apart: the columns from j on
   kUniform,  // one window for all: column j in every lane
-  kLow,      // a map's left border: the first lanes as kUniform, the others as kRegular
-  kHigh,     // a map's right border: the other way round
+  kLow,  // a map's left border: the first lanes as kUniform, the others as kRegular
+  kHigh,  // a map's right border: the other way round
   kPermute,  // anything else
 };
 
 // What the lanes of a block have in common: blocks of equal class share bias tables.
 struct LaneClass {
-  int32_t lanes = 0;            // queries in the block; the vector's other lanes repeat the last one
-  int32_t width = 0;            // key columns that the block's windows cover together
+  int32_t lanes = 0;  // queries in the block; the vector's other lanes repeat the last one
+  int32_t width = 0;  // key columns that the block's windows cover together
   Reach reach = Reach::kPermute;
-  int32_t split = 0;            // kLow, kHigh: the first lane of the second kind
-  int32_t offset[kMaxLanes];    // first key column of lane l, from the block's first key column; < lanes of a vector
+  int32_t split = 0;  // kLow, kHigh: the first lane of the second kind
+  int32_t offset[kMaxLanes];  // first key column of lane l, from the block's first key column; < lanes of a vector
   int32_t relative[kMaxLanes];  // row of the bias table that slot 0 of lane l reads; slot j reads relative + j
   // The lanes whose windows hold key column u (from the block's first) are first_lane[u] .. last_lane[u].
   std::vector<int32_t> first_lane;
@@ -37,7 +38,7 @@ struct LaneClass {
 };
 
 struct Block {
-  int32_t column = 0;      // first query column
+  int32_t column = 0;  // first query column
   int32_t key_column = 0;  // first key column
   int32_t lane_class = 0;
 };
@@ -61,19 +62,19 @@ struct Chunk {
 };
 
 struct Plan {
-  int lanes = 0;                      // of a vector
+  int lanes = 0;  // of a vector
   Axis band_axis = kX;
-  std::vector<int32_t> coordinate;    // [X] x coordinate of each column
+  std::vector<int32_t> coordinate;  // [X] x coordinate of each column
   std::vector<Block> blocks;
   std::vector<LaneClass> classes;
   std::vector<Item> items;
-  std::vector<Chunk> chunks;          // items of phase 0, then of phase 1
-  int32_t phase1 = 0;                 // first chunk of phase 1
+  std::vector<Chunk> chunks;  // items of phase 0, then of phase 1
+  int32_t phase1 = 0;  // first chunk of phase 1
   int32_t heads_per_chunk = 1;
-  int32_t tile_blocks = 1;            // blocks that are swept over the rows together
-  int32_t max_columns = 0;            // most key columns that a tile packs
-  int32_t ring_rows = 0;              // most key rows that must be held packed at a time
-  int32_t rows_per_block = 0;         // query rows that share key loads
+  int32_t tile_blocks = 1;  // blocks that are swept over the rows together
+  int32_t max_columns = 0;  // most key columns that a tile packs
+  int32_t ring_rows = 0;  // most key rows that must be held packed at a time
+  int32_t rows_per_block = 0;  // query rows that share key loads
 };
 
 // `rows_per_block`: how many query rows the kernel takes at a time. `exclusive`: items of one phase must not share

@@ -1,6 +1,6 @@
-// Memory asked for ahead of its use. Packing waits for memory and nothing else, so while a block of queries is computed,
-// the tokens that the next one reads and writes are prefetched, a few at a time: all at once they would queue for the
-// few misses that a core can have under way, and hold up everything behind them.
+// Memory asked for ahead of its use. Packing waits for memory and nothing else, so while a block of queries is
+// computed, the tokens that the next one reads and writes are prefetched, a few at a time: all at once they would queue
+// for the few misses that a core can have under way, and hold up everything behind them.
 #pragma once
 
 #include "../plan.h"

@@ -107,8 +107,7 @@ static void backward_block(const BackwardArgs& args, const Sizes<T>& s, const Ma
   const int64_t table = w.head * s.bias_head + w.lane_class * s.bias_class;
   const T* bias = args.forward.rpb ? scratch.bias + table : nullptr;
   T* grad_bias = args.grad_rpb ? scratch.grad_bias + table : nullptr;
-  window_scores<T>(s, w, scratch.query_planes, scratch.key_planes, bias, scratch.zeros, scratch.weights,
-                   ahead);
+  window_scores<T>(s, w, scratch.query_planes, scratch.key_planes, bias, scratch.zeros, scratch.weights, ahead);
   window_scores<T>(s, w, scratch.grad_output_planes, scratch.value_planes, nullptr, scratch.zeros, scratch.grad_scores,
                    ahead);
 
@@ -210,9 +209,8 @@ void backward(const BackwardArgs& args, const Plan& plan, const Chunk& chunk, vo
   if (args.forward.rpb) fill_bias<T>(s, static_cast<const T*>(args.forward.rpb), chunk, scratch.bias);
   if (grad_bias) memset(scratch.grad_bias, 0, static_cast<size_t>(chunk.heads * s.bias_head) * sizeof(T));
   memset(scratch.zeros, 0, static_cast<size_t>(s.slots) * n * sizeof(T));
-  for_tiles(plan, chunk, [&](const Item& tile, const Item* next) {
-    backward_tile<T>(args, s, scratch, tile, next, chunk.head0);
-  });
+  for_tiles(plan, chunk,
+            [&](const Item& tile, const Item* next) { backward_tile<T>(args, s, scratch, tile, next, chunk.head0); });
   if (!grad_bias) return;
   const int64_t size = s.bias_rows * s.bias_columns;
   T* sums = static_cast<T*>(grad_bias);

@@ -312,7 +312,8 @@ NATTEN_KERNEL void walk(const Sizes<T>& s, const Map& map, const Item* next_tile
       ahead.clear();
       look_ahead<T>(s, map, next_tile, touched, stop, ring.next, b, ahead);
       body(Work{s.plan.classes[block.lane_class], group, block.lane_class, head, block.column,
-                block.key_column - column0}, ahead);
+                block.key_column - column0},
+           ahead);
     }
   } while (next_stop(map, stop));
 }

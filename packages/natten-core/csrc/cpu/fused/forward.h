@@ -113,9 +113,8 @@ void forward(const ForwardArgs& args, const Plan& plan, const Chunk& chunk, void
   const ForwardScratch<T> scratch(s, arena);
   if (args.rpb) fill_bias<T>(s, static_cast<const T*>(args.rpb), chunk, scratch.bias);
   for (int64_t i = 0; i < static_cast<int64_t>(s.slots) * kLanes<T>; ++i) scratch.zeros[i] = 0;
-  for_tiles(plan, chunk, [&](const Item& tile, const Item* next) {
-    forward_tile<T>(args, s, scratch, tile, next, chunk.head0);
-  });
+  for_tiles(plan, chunk,
+            [&](const Item& tile, const Item* next) { forward_tile<T>(args, s, scratch, tile, next, chunk.head0); });
 }
 
 }  // namespace natten_core::cpu::NATTEN_ISA

@@ -154,9 +154,11 @@ NATTEN_KERNEL bool lies(Lie where, const int32_t* offset) {
 template <class T, int Queries, int Vectors, int Slots>
 NATTEN_KERNEL bool try_small(const SumArgs<T>& a, int dim) {
   if (a.slots != Slots) return false;
-  if (lies<Queries, Slots>(Lie::kRegular, a.offset)) return sum_small<T, Queries, Vectors, Slots, Lie::kRegular>(a, dim), true;
+  if (lies<Queries, Slots>(Lie::kRegular, a.offset))
+    return sum_small<T, Queries, Vectors, Slots, Lie::kRegular>(a, dim), true;
   if (lies<Queries, Slots>(Lie::kLow, a.offset)) return sum_small<T, Queries, Vectors, Slots, Lie::kLow>(a, dim), true;
-  if (lies<Queries, Slots>(Lie::kHigh, a.offset)) return sum_small<T, Queries, Vectors, Slots, Lie::kHigh>(a, dim), true;
+  if (lies<Queries, Slots>(Lie::kHigh, a.offset))
+    return sum_small<T, Queries, Vectors, Slots, Lie::kHigh>(a, dim), true;
   return false;
 }
 
