@@ -83,6 +83,10 @@ void add_block(Plan& plan, const Columns& columns, int32_t column, int32_t count
   if (found == plan.classes.end()) {
     lane_class.width = lane_class.offset[count - 1] + kernel;
     find_reach(lane_class, plan.lanes);
+    for (int lane = plan.lanes - 1; lane >= 0; --lane) {
+      const bool runs_on = lane + 1 < plan.lanes && lane_class.offset[lane + 1] == lane_class.offset[lane] + 1;
+      lane_class.run_end[lane] = runs_on ? lane_class.run_end[lane + 1] : lane;
+    }
     for (int32_t u = 0; u < lane_class.width; ++u) {
       int32_t first = 0, last = count - 1;
       while (first < count && lane_class.offset[first] + kernel <= u) ++first;

@@ -35,6 +35,7 @@ struct LaneClass {
   // The lanes whose windows hold key column u (from the block's first) are first_lane[u] .. last_lane[u].
   std::vector<int32_t> first_lane;
   std::vector<int32_t> last_lane;
+  int32_t run_end[kMaxLanes];  // the last lane of those from lane l on whose windows are one column apart
 };
 
 struct Block {

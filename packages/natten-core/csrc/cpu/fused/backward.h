@@ -126,7 +126,7 @@ static void backward_block(const BackwardArgs& args, const Sizes<T>& s, const Ma
   }
 
   SpreadArgs<T> a;
-  a.lane_class = &w.c, a.token_step = token_step, a.padded_dim = s.padded_dim;
+  a.lane_class = &w.c, a.token_step = token_step, a.slots = s.slots, a.padded_dim = s.padded_dim;
   for (int i = 0; i < group.key_rows; ++i) {
     const KeyRow& key = group.keys[i];
     const int64_t grad = key.slot * s.row + w.key_column * s.padded_dim;

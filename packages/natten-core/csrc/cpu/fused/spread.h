@@ -19,7 +19,7 @@ struct SpreadArgs {
   T* grad;                      // [column][padded head_dim] of this key row, at the block's first key column
   const LaneClass* lane_class;
   int64_t token_step;
-  int rows, padded_dim;
+  int rows, slots, padded_dim;
 };
 
 template <class T, int Columns, int Vectors>
@@ -75,15 +75,81 @@ static void spread_columns(const SpreadArgs<T>& a, int u, int dim) {
   }
 }
 
+// Small windows one column apart, with everything but the block's ends known at compile time: each token is read once
+// for all the columns, up to kSmallColumns, that it spreads to. `lane0`: the lane whose window begins at column u.
+constexpr int kSmallColumns = 8;
+constexpr int kSmallVectors = kRegisters == 32 ? 2 : 0;
+
+template <class T, int Slots, int Vectors>
+static void spread_small(const SpreadArgs<T>& a, int u, int columns, int lane0, int dim) {
+  constexpr int n = kLanes<T>;
+  T* grad = a.grad + static_cast<int64_t>(u) * a.padded_dim + dim;
+  Vec<T> sum[kSmallColumns][Vectors];
+  NATTEN_UNROLL
+  for (int i = 0; i < kSmallColumns; ++i) {
+    NATTEN_UNROLL
+    for (int v = 0; v < Vectors; ++v) sum[i][v] = i < columns ? load<T>(grad + i * a.padded_dim + v * n) : Vec<T>{};
+  }
+  const int lanes = a.lane_class->lanes;
+  for (int r = 0; r < a.rows; ++r) {
+    const T* weight = a.weight[r] + lane0;
+    const T* token = a.token + r * a.token_step + static_cast<int64_t>(lane0) * a.padded_dim + dim;
+    NATTEN_UNROLL
+    for (int j = 1 - Slots; j < kSmallColumns; ++j) {  // the lane, from lane0
+      if (lane0 + j < 0 || lane0 + j >= lanes) continue;
+      Vec<T> x[Vectors];
+      NATTEN_UNROLL
+      for (int v = 0; v < Vectors; ++v) x[v] = load<T>(token + j * a.padded_dim + v * n), keep<T>(x[v]);
+      NATTEN_UNROLL
+      for (int i = 0; i < kSmallColumns; ++i) {
+        if (i < j || i >= j + Slots) continue;
+        const Vec<T> w = broadcast<T>(weight[(i - j) * n + j]);
+        NATTEN_UNROLL
+        for (int v = 0; v < Vectors; ++v) sum[i][v] += w * x[v];
+      }
+    }
+  }
+  NATTEN_UNROLL
+  for (int i = 0; i < kSmallColumns; ++i) {
+    NATTEN_UNROLL
+    for (int v = 0; v < Vectors; ++v)
+      if (i < columns) store<T>(grad + i * a.padded_dim + v * n, sum[i][v]);
+  }
+}
+
+// As many columns from u on as spread_small takes; 0 where it does not apply.
+template <class T, int Vectors>
+NATTEN_KERNEL int spread_small_columns(const SpreadArgs<T>& a, int u, int dim) {
+  const LaneClass& c = *a.lane_class;
+  const int columns = c.width - u < kSmallColumns ? c.width - u : kSmallColumns;
+  const int first = c.first_lane[u];
+  if (c.run_end[first] < c.last_lane[u + columns - 1]) return 0;
+  const int lane0 = first + u - c.offset[first];
+  switch (a.slots) {
+    case 3: spread_small<T, 3, Vectors>(a, u, columns, lane0, dim); return columns;
+    case 5: spread_small<T, 5, Vectors>(a, u, columns, lane0, dim); return columns;
+    case 7: spread_small<T, 7, Vectors>(a, u, columns, lane0, dim); return columns;
+  }
+  return 0;
+}
+
 template <class T, int Vectors>
 NATTEN_KERNEL void spread_dims(const SpreadArgs<T>& a, int dim) {
   const int width = a.lane_class->width;
-  int u = 0;
-  for (; u + kSpreadColumns <= width; u += kSpreadColumns) spread_columns<T, kSpreadColumns, Vectors>(a, u, dim);
-  switch (width - u) {
-    case 1: spread_columns<T, 1, Vectors>(a, u, dim); break;
-    case 2: spread_columns<T, 2, Vectors>(a, u, dim); break;
-    case 3: spread_columns<T, 3, Vectors>(a, u, dim); break;
+  for (int u = 0; u < width;) {
+    if constexpr (Vectors <= kSmallVectors) {
+      const int columns = spread_small_columns<T, Vectors>(a, u, dim);
+      u += columns;
+      if (columns) continue;
+    }
+    const int columns = width - u < kSpreadColumns ? width - u : kSpreadColumns;
+    switch (columns) {
+      case 1: spread_columns<T, 1, Vectors>(a, u, dim); break;
+      case 2: spread_columns<T, 2, Vectors>(a, u, dim); break;
+      case 3: spread_columns<T, 3, Vectors>(a, u, dim); break;
+      case 4: spread_columns<T, 4, Vectors>(a, u, dim); break;
+    }
+    u += columns;
   }
 }
 
