@@ -23,8 +23,6 @@ void need_additional(const Problem& problem, std::initializer_list<const Tensor*
 
 Problem on_threads(const Problem& problem, int threads) {
   if (threads < 1) throw std::invalid_argument("threads must be positive");
-  if (problem.dtype != DType::kFloat32 && problem.dtype != DType::kFloat64)
-    throw std::invalid_argument("dtype must be float32 or float64");
   Problem p = problem;
   p.threads = threads;
   return p;

@@ -22,7 +22,7 @@ struct TypedKernels {
 struct Kernels {
   const char* name;
   int rows_per_block;
-  TypedKernels f32, f64;
+  TypedKernels f32, f64, f16, bf16;
   GeneralKernels general32, general64;
 };
 

@@ -183,7 +183,7 @@ void add_items(const Problem& problem, Plan& plan, int64_t batch, int64_t z_grou
 void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
   const int64_t z_groups = min_of(problem.dilation[kZ], problem.extent[kZ]);
   const int64_t y_groups = min_of(problem.dilation[kY], problem.extent[kY]);
-  const int64_t head_bytes = problem.head_dim * (problem.is_double() ? 8 : 4);
+  const int64_t head_bytes = problem.head_dim * problem.element_bytes();
   plan.heads_per_chunk = static_cast<int32_t>(min_of(problem.heads, max_of(1, kTokenBytes / head_bytes)));
   const int64_t head_groups = ceil_div(problem.heads, plan.heads_per_chunk);
   const int64_t pieces = max_of(1, problem.batch * z_groups * y_groups * head_groups);

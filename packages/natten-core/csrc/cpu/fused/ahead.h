@@ -9,14 +9,15 @@
 
 namespace natten_core::cpu::NATTEN_ISA {
 
-template <class T>
 class Ahead {
  public:
-  Ahead(const Plan& plan, int head_dim) : coordinate_(plan.coordinate.data()), head_dim_(head_dim) {}
+  Ahead(const Plan& plan, int64_t token_bytes) : coordinate_(plan.coordinate.data()), token_bytes_(token_bytes) {}
 
   // Adds the tokens of columns [begin, end) of a row. What finds no place is not prefetched.
-  NATTEN_MEMBER void add(const T* row, int64_t stride, int64_t begin, int64_t end) {
-    if (count_ < kMost && begin < end) rows_[count_++] = {row, stride, begin, end};
+  template <class S>
+  NATTEN_MEMBER void add(const S* row, int64_t stride, int64_t begin, int64_t end) {
+    if (count_ < kMost && begin < end)
+      rows_[count_++] = {reinterpret_cast<const char*>(row), stride * static_cast<int64_t>(sizeof(S)), begin, end};
   }
 
   // All that was added will be asked for in this many portions.
@@ -27,8 +28,8 @@ class Ahead {
     for (; done_ < end; ++done_) {
       const Row& row = rows_[done_];
       for (int64_t column = row.begin; column < row.end; ++column) {
-        const T* token = row.memory + coordinate_[column] * row.stride;
-        for (int d = 0; d < head_dim_; d += 64 / static_cast<int>(sizeof(T))) __builtin_prefetch(token + d, 0, kLevel);
+        const char* token = row.memory + coordinate_[column] * row.stride;
+        for (int64_t byte = 0; byte < token_bytes_; byte += 64) __builtin_prefetch(token + byte, 0, kLevel);
       }
     }
   }
@@ -41,11 +42,12 @@ class Ahead {
   // everything would wait for.
   static constexpr int kLevel = 2;
   struct Row {
-    const T* memory;
+    const char* memory;
     int64_t stride, begin, end;
   };
   const int32_t* coordinate_;
-  int head_dim_, count_ = 0, done_ = 0, portion_ = 0;
+  int64_t token_bytes_;
+  int count_ = 0, done_ = 0, portion_ = 0;
   Row rows_[kMost];
 };
 

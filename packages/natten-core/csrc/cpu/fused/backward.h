@@ -17,7 +17,7 @@ template <class T>
 struct BackwardScratch {
   T *key_planes, *value_planes, *key_rows, *grad_key, *grad_value;  // rings of packed key rows
   T *query_planes, *query_rows, *grad_output_planes, *grad_output_rows;
-  T *weights, *grad_scores, *bias, *grad_bias, *zeros;
+  T *weights, *grad_scores, *bias, *grad_bias, *zeros, *results;
   const T** key_pointers;  // [key_rows]
   RowGroup group{};
 
@@ -30,6 +30,7 @@ struct BackwardScratch {
     weights = arena.take(s.block_scores()), grad_scores = arena.take(s.block_scores());
     bias = arena.take(table), grad_bias = arena.take(table);
     zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<T>);
+    results = arena.take(s.block_rows() / kScoreRows);
     key_pointers = arena.template take_as<const T*>(s.key_rows);
     group.keys = arena.template take_as<KeyRow>(RowGroup::most_keys(s.p));
     group.windows = arena.template take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
@@ -37,15 +38,15 @@ struct BackwardScratch {
 };
 
 // Packs the queries and output gradients of one row; returns the gradient of each lane's log-sum-exp.
-template <class T>
+template <class T, class S>
 NATTEN_KERNEL Vec<T> load_queries(const BackwardArgs& args, const Sizes<T>& s, const Map& map,
                                   const BackwardScratch<T>& scratch, const Work& w, int r) {
   constexpr int n = kLanes<T>;
   const Tensor& query = args.forward.query;
   const int64_t z = w.group.z, y = w.group.y + r, last = w.column + w.c.lanes - 1;
-  const T *queries[n], *grads[n];
-  lane_tokens<T>(s.plan, map.row<T>(query, z, y), query.axis[kX], w.column, last, queries);
-  lane_tokens<T>(s.plan, map.row<T>(args.grad_output, z, y), args.grad_output.axis[kX], w.column, last, grads);
+  const S *queries[n], *grads[n];
+  lane_tokens<T>(s.plan, map.row<S>(query, z, y), query.axis[kX], w.column, last, queries);
+  lane_tokens<T>(s.plan, map.row<S>(args.grad_output, z, y), args.grad_output.axis[kX], w.column, last, grads);
   pack_planes<T>(queries, s.head_dim, static_cast<T>(s.p.scale * kLog2E), scratch.query_planes + r * s.head_dim * n, n);
   pack_planes<T>(grads, s.head_dim, T(1), scratch.grad_output_planes + r * s.head_dim * n, n);
   const int64_t tokens = static_cast<int64_t>(r) * n * s.padded_dim;
@@ -94,14 +95,14 @@ NATTEN_KERNEL void differentiate(const Sizes<T>& s, const RowGroup& group, int r
   }
 }
 
-template <class T>
+template <class T, class S>
 static void backward_block(const BackwardArgs& args, const Sizes<T>& s, const Map& map,
-                           const BackwardScratch<T>& scratch, const Work& w, Ahead<T>& ahead) {
+                           const BackwardScratch<T>& scratch, const Work& w, Ahead& ahead) {
   constexpr int n = kLanes<T>;
   const RowGroup& group = w.group;
   const int64_t block_window = static_cast<int64_t>(s.window) * n, token_step = static_cast<int64_t>(n) * s.padded_dim;
   Vec<T> grad_lse[kScoreRows];
-  for (int r = 0; r < group.rows; ++r) grad_lse[r] = load_queries<T>(args, s, map, scratch, w, r);
+  for (int r = 0; r < group.rows; ++r) grad_lse[r] = load_queries<T, S>(args, s, map, scratch, w, r);
 
   ahead.cut(2 * group.key_rows);
   const int64_t table = w.head * s.bias_head + w.lane_class * s.bias_class;
@@ -116,13 +117,13 @@ static void backward_block(const BackwardArgs& args, const Sizes<T>& s, const Ma
   for (int r = 0; r < group.rows; ++r) {
     T* grad_scores = scratch.grad_scores + r * block_window;
     differentiate<T>(s, group, r, grad_lse[r], scratch.weights + r * block_window, grad_scores, grad_bias);
-    T *grad_row = map.row<T>(args.grad_query, group.z, group.y + r), *out[n];
-    for (int lane = 0; lane < w.c.lanes; ++lane)
-      out[lane] = grad_row + s.plan.coordinate[w.column + lane] * args.grad_query.axis[kX];
+    const Results<T, S> out(s, w, map.row<S>(args.grad_query, group.z, group.y + r), args.grad_query.axis[kX],
+                            scratch.results);
     window_rows<T>(s, w, r, scratch.key_rows, scratch.key_pointers);
-    weighted_sums<T>(
-        {grad_scores, scratch.key_pointers, factors, out, w.c.offset, s.key_rows, s.slots, s.head_dim, s.padded_dim},
-        w.c.lanes);
+    weighted_sums<T>({grad_scores, scratch.key_pointers, factors, out.rows, w.c.offset, s.key_rows, s.slots, s.head_dim,
+                      s.padded_dim},
+                     w.c.lanes);
+    out.write(w.c.lanes, s.head_dim);
   }
 
   SpreadArgs<T> a;
@@ -143,15 +144,15 @@ static void backward_block(const BackwardArgs& args, const Sizes<T>& s, const Ma
 }
 
 // Writes a finished row's gradient to user memory, or adds it where another item has written before.
-template <class T>
+template <class T, class S>
 NATTEN_KERNEL void drop_row(const Sizes<T>& s, const Map& map, const Tensor& target, int64_t z, int64_t y,
                             int64_t begin, int64_t end, const T* rows) {
   const Item& item = map.item;
-  T* memory = map.row<T>(target, z, y);
+  S* memory = map.row<S>(target, z, y);
   for (int64_t column = begin; column < end; ++column, rows += s.padded_dim) {
     const int64_t at = s.plan.band_axis == kZ ? z : s.plan.band_axis == kY ? y : column;
     const bool add = at < item.add_below || at >= item.add_from || column < item.add_columns_below;
-    T* token = memory + s.plan.coordinate[column] * target.axis[kX];
+    S* token = memory + s.plan.coordinate[column] * target.axis[kX];
     for (int d = 0; d < s.head_dim; d += kLanes<T>) {
       Vec<T> v = load<T>(rows + d);
       if (add) v += load_dims<T>(token, d, s.head_dim);
@@ -160,7 +161,7 @@ NATTEN_KERNEL void drop_row(const Sizes<T>& s, const Map& map, const Tensor& tar
   }
 }
 
-template <class T>
+template <class T, class S>
 static void backward_tile(const BackwardArgs& args, const Sizes<T>& s, const BackwardScratch<T>& scratch,
                           const Item& item, const Item* next_tile, int32_t head0) {
   const ForwardArgs& f = args.forward;
@@ -171,13 +172,13 @@ static void backward_tile(const BackwardArgs& args, const Sizes<T>& s, const Bac
   const auto advance = [&](int64_t oldest, int64_t next) {
     for (; ring.oldest < min_of(oldest, ring.next); ++ring.oldest) {
       const int64_t z = ring.oldest / map.y_length, y = ring.oldest % map.y_length, slot = ring.slot(ring.oldest);
-      drop_row<T>(s, map, args.grad_key, z, y, begin, end, scratch.grad_key + slot * s.row);
-      drop_row<T>(s, map, args.grad_value, z, y, begin, end, scratch.grad_value + slot * s.row);
+      drop_row<T, S>(s, map, args.grad_key, z, y, begin, end, scratch.grad_key + slot * s.row);
+      drop_row<T, S>(s, map, args.grad_value, z, y, begin, end, scratch.grad_value + slot * s.row);
     }
     if (ring.next <= oldest) ring.next = ring.oldest = oldest;
     for (; ring.next < next; ++ring.next) {
       const int64_t z = ring.next / map.y_length, y = ring.next % map.y_length, slot = ring.slot(ring.next);
-      const T *key = map.row<T>(f.key, z, y), *value = map.row<T>(f.value, z, y);
+      const S *key = map.row<S>(f.key, z, y), *value = map.row<S>(f.value, z, y);
       pack_key_planes<T>(s, key, f.key.axis[kX], begin, end, scratch.key_planes + slot * s.plane);
       pack_key_planes<T>(s, value, f.value.axis[kX], begin, end, scratch.value_planes + slot * s.plane);
       pack_key_rows<T>(s, key, f.key.axis[kX], begin, end, scratch.key_rows + slot * s.row);
@@ -187,8 +188,8 @@ static void backward_tile(const BackwardArgs& args, const Sizes<T>& s, const Bac
   };
   const Touched touched = {{&f.key, &f.value, &args.grad_key, &args.grad_value},
                            {&f.query, &args.grad_output, &args.grad_query}};
-  walk<T>(s, map, next_tile, touched, ring, scratch.group, begin, item.head - head0, advance,
-          [&](const Work& work, Ahead<T>& ahead) { backward_block<T>(args, s, map, scratch, work, ahead); });
+  walk<T, S>(s, map, next_tile, touched, ring, scratch.group, begin, item.head - head0, advance,
+             [&](const Work& work, Ahead& ahead) { backward_block<T, S>(args, s, map, scratch, work, ahead); });
   advance(ring.next, ring.next);
 }
 
@@ -200,7 +201,7 @@ int64_t backward_scratch_bytes(const Problem& problem, const Plan& plan) {
 }
 
 // `grad_bias`: the chunk's own [heads, bias rows, 2Kx-1] sums, or null.
-template <class T>
+template <class T, class S>
 void backward(const BackwardArgs& args, const Plan& plan, const Chunk& chunk, void* memory, void* grad_bias) {
   constexpr int n = kLanes<T>;
   const Sizes<T> s(args.forward.problem, plan);
@@ -209,8 +210,9 @@ void backward(const BackwardArgs& args, const Plan& plan, const Chunk& chunk, vo
   if (args.forward.rpb) fill_bias<T>(s, static_cast<const T*>(args.forward.rpb), chunk, scratch.bias);
   if (grad_bias) memset(scratch.grad_bias, 0, static_cast<size_t>(chunk.heads * s.bias_head) * sizeof(T));
   memset(scratch.zeros, 0, static_cast<size_t>(s.slots) * n * sizeof(T));
-  for_tiles(plan, chunk,
-            [&](const Item& tile, const Item* next) { backward_tile<T>(args, s, scratch, tile, next, chunk.head0); });
+  for_tiles(plan, chunk, [&](const Item& tile, const Item* next) {
+    backward_tile<T, S>(args, s, scratch, tile, next, chunk.head0);
+  });
   if (!grad_bias) return;
   const int64_t size = s.bias_rows * s.bias_columns;
   T* sums = static_cast<T*>(grad_bias);

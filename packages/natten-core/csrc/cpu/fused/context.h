@@ -2,6 +2,8 @@
 // the bias as vectors of lanes.
 #pragma once
 
+#include <type_traits>
+
 #include "../plan.h"
 #include "ahead.h"
 #include "math.h"
@@ -120,27 +122,27 @@ NATTEN_KERNEL void fill_bias(const Sizes<T>& s, const T* rpb, const Chunk& chunk
 }
 
 // The memory of each lane's token; lanes past the last query repeat it.
-template <class T>
-NATTEN_KERNEL void lane_tokens(const Plan& plan, const T* row, int64_t stride, int64_t column, int64_t last,
-                               const T* (&tokens)[kLanes<T>]) {
+template <class T, class S>
+NATTEN_KERNEL void lane_tokens(const Plan& plan, const S* row, int64_t stride, int64_t column, int64_t last,
+                               const S* (&tokens)[kLanes<T>]) {
   for (int lane = 0; lane < kLanes<T>; ++lane)
     tokens[lane] = row + plan.coordinate[min_of(column + lane, last)] * stride;
 }
 
 // planes[d][margin + column - begin] for the columns [begin, end)
-template <class T>
-NATTEN_KERNEL void pack_key_planes(const Sizes<T>& s, const T* row, int64_t stride, int64_t begin, int64_t end,
+template <class T, class S>
+NATTEN_KERNEL void pack_key_planes(const Sizes<T>& s, const S* row, int64_t stride, int64_t begin, int64_t end,
                                    T* planes) {
   for (int64_t column = begin; column < end; column += kLanes<T>) {
-    const T* tokens[kLanes<T>];
+    const S* tokens[kLanes<T>];
     lane_tokens<T>(s.plan, row, stride, column, end - 1, tokens);
     pack_planes<T>(tokens, s.head_dim, T(1), planes + kMargin<T> + (column - begin), s.columns);
   }
 }
 
 // rows[column - begin][d]
-template <class T>
-NATTEN_KERNEL void pack_key_rows(const Sizes<T>& s, const T* row, int64_t stride, int64_t begin, int64_t end, T* rows) {
+template <class T, class S>
+NATTEN_KERNEL void pack_key_rows(const Sizes<T>& s, const S* row, int64_t stride, int64_t begin, int64_t end, T* rows) {
   for (int64_t column = begin; column < end; ++column, rows += s.padded_dim)
     pack_row<T>(row + s.plan.coordinate[column] * stride, s.head_dim, T(1), rows);
 }
@@ -234,9 +236,9 @@ struct Touched {
 
 // Asks for what comes after block b of `stop`: the next block's queries, and its share of the key rows that the next
 // stop packs. `next_tile` may be null.
-template <class T>
+template <class T, class S>
 NATTEN_KERNEL void look_ahead(const Sizes<T>& s, const Map& map, const Item* next_tile, const Touched& touched,
-                              const Stop& stop, int64_t packed, int32_t b, Ahead<T>& ahead) {
+                              const Stop& stop, int64_t packed, int32_t b, Ahead& ahead) {
   const Map next_map(s.p, next_tile ? *next_tile : map.item);
   const Map* there = &map;
   Stop next = stop;
@@ -254,7 +256,7 @@ NATTEN_KERNEL void look_ahead(const Sizes<T>& s, const Map& map, const Item* nex
     const Stop& where = last ? next : stop;
     for (const Tensor* t : touched.queries)
       for (int r = 0; t && r < where.rows; ++r)
-        ahead.add(queries->row<T>(*t, where.z, where.y + r), t->axis[kX], block.column, end);
+        ahead.add(queries->row<S>(*t, where.z, where.y + r), t->axis[kX], block.column, end);
   }
   if (!there) return;
   int64_t begin, end;
@@ -263,13 +265,13 @@ NATTEN_KERNEL void look_ahead(const Sizes<T>& s, const Map& map, const Item* nex
   end = begin + columns * (at + 1) / blocks;
   for (int64_t row = max_of(packed, next.oldest); row < next.next; ++row)
     for (const Tensor* t : touched.keys)
-      if (t) ahead.add(there->row<T>(*t, row / there->y_length, row % there->y_length), t->axis[kX], first, end);
+      if (t) ahead.add(there->row<S>(*t, row / there->y_length, row % there->y_length), t->axis[kX], first, end);
 }
 
 // scores[row][window slot][lane] of all query rows of the work. `bias` is the lane class's table, or null.
 template <class T>
 static void window_scores(const Sizes<T>& s, const Work& w, const T* query, const T* key_planes, const T* bias,
-                          const T* zeros, T* out, Ahead<T>& ahead) {
+                          const T* zeros, T* out, Ahead& ahead) {
   constexpr int n = kLanes<T>;
   ScoreArgs<T> a;
   a.query_step = static_cast<int64_t>(s.head_dim) * n, a.key_stride = s.columns;
@@ -288,6 +290,31 @@ static void window_scores(const Sizes<T>& s, const Work& w, const T* query, cons
   }
 }
 
+// Where results of one row of queries are written: memory itself, or for 16-bit types rows of scratch that are then
+// rounded.
+template <class T, class S>
+struct Results {
+  static constexpr bool kDirect = std::is_same_v<T, S>;
+  S* memory[kLanes<T>];
+  T* rows[kLanes<T>];
+
+  NATTEN_MEMBER Results(const Sizes<T>& s, const Work& w, S* row, int64_t stride, T* scratch) {
+    for (int lane = 0; lane < w.c.lanes; ++lane) {
+      memory[lane] = row + s.plan.coordinate[w.column + lane] * stride;
+      if constexpr (kDirect)
+        rows[lane] = memory[lane];
+      else
+        rows[lane] = scratch + lane * s.padded_dim;
+    }
+  }
+
+  NATTEN_MEMBER void write(int lanes, int head_dim) const {
+    if constexpr (!kDirect)
+      for (int lane = 0; lane < lanes; ++lane)
+        for (int d = 0; d < head_dim; d += kLanes<T>) store_dims<T>(memory[lane], d, head_dim, load<T>(rows[lane] + d));
+  }
+};
+
 // The packed rows of the window of query row r, from the work's first key column on.
 template <class T>
 NATTEN_KERNEL void window_rows(const Sizes<T>& s, const Work& w, int r, const T* rows, const T** pointers) {
@@ -297,11 +324,11 @@ NATTEN_KERNEL void window_rows(const Sizes<T>& s, const Work& w, int r, const T*
 
 // Walks a tile: before each group of query rows `advance(oldest, next)` must drop the key rows before `oldest` and
 // pack those up to `next`; then `body` gets one block of lanes at a time, and what to prefetch meanwhile.
-template <class T, class Advance, class Body>
+template <class T, class S, class Advance, class Body>
 NATTEN_KERNEL void walk(const Sizes<T>& s, const Map& map, const Item* next_tile, const Touched& touched,
                         const Ring& ring, RowGroup group, int64_t column0, int head, Advance advance, Body body) {
   const Item& item = map.item;
-  Ahead<T> ahead(s.plan, s.head_dim);
+  Ahead ahead(s.plan, s.head_dim * static_cast<int64_t>(sizeof(S)));
   Stop stop = first_stop(map);
   do {
     group.z = stop.z, group.y = stop.y, group.rows = stop.rows;
@@ -310,7 +337,7 @@ NATTEN_KERNEL void walk(const Sizes<T>& s, const Map& map, const Item* next_tile
     for (int32_t b = item.block0; b < item.block1; ++b) {
       const Block& block = s.plan.blocks[b];
       ahead.clear();
-      look_ahead<T>(s, map, next_tile, touched, stop, ring.next, b, ahead);
+      look_ahead<T, S>(s, map, next_tile, touched, stop, ring.next, b, ahead);
       body(Work{s.plan.classes[block.lane_class], group, block.lane_class, head, block.column,
                 block.key_column - column0},
            ahead);

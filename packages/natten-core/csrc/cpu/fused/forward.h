@@ -10,7 +10,7 @@ namespace natten_core::cpu::NATTEN_ISA {
 template <class T>
 struct ForwardScratch {
   T *key_planes, *value_rows;  // rings of packed key rows
-  T *query, *scores, *bias, *zeros;
+  T *query, *scores, *bias, *zeros, *results;
   const T** value_pointers;    // [key_rows]
   RowGroup group{};
 
@@ -21,6 +21,7 @@ struct ForwardScratch {
     scores = arena.take(s.block_scores());
     bias = arena.take(s.plan.heads_per_chunk * s.bias_head);
     zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<T>);
+    results = arena.take(s.block_rows() / kScoreRows);
     value_pointers = arena.template take_as<const T*>(s.key_rows);
     group.keys = arena.template take_as<KeyRow>(RowGroup::most_keys(s.p));
     group.windows = arena.template take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
@@ -43,15 +44,15 @@ NATTEN_KERNEL void softmax(T* scores, int window, Vec<T>& factor, Vec<T>& lse) {
   lse = most * static_cast<T>(kLn2) + vlog<T>(sum);
 }
 
-template <class T>
+template <class T, class S>
 static void forward_block(const ForwardArgs& args, const Sizes<T>& s, const Map& map, const ForwardScratch<T>& scratch,
-                          const Work& w, Ahead<T>& ahead) {
+                          const Work& w, Ahead& ahead) {
   constexpr int n = kLanes<T>;
   const int lanes = w.c.lanes;
   const int64_t z = w.group.z, last = w.column + lanes - 1;
   for (int r = 0; r < w.group.rows; ++r) {
-    const T* tokens[n];
-    lane_tokens<T>(s.plan, map.row<T>(args.query, z, w.group.y + r), args.query.axis[kX], w.column, last, tokens);
+    const S* tokens[n];
+    lane_tokens<T>(s.plan, map.row<S>(args.query, z, w.group.y + r), args.query.axis[kX], w.column, last, tokens);
     pack_planes<T>(tokens, s.head_dim, static_cast<T>(s.p.scale * kLog2E), scratch.query + r * s.head_dim * n, n);
   }
   ahead.cut(w.group.key_rows);
@@ -64,21 +65,19 @@ static void forward_block(const ForwardArgs& args, const Sizes<T>& s, const Map&
     softmax<T>(scores, s.window, factor, lse);
     alignas(kVectorBytes) T factors[n], lses[n];
     store<T>(factors, factor), store<T>(lses, lse);
-    T *out_row = map.row<T>(args.output, z, w.group.y + r), *lse_row = map.row<T>(args.lse, z, w.group.y + r);
-    T* out[n];
-    for (int lane = 0; lane < lanes; ++lane) {
-      const int64_t x = s.plan.coordinate[w.column + lane];
-      out[lane] = out_row + x * args.output.axis[kX];
-      lse_row[x * args.lse.axis[kX]] = lses[lane];
-    }
+    T* lse_row = map.row<T>(args.lse, z, w.group.y + r);
+    for (int lane = 0; lane < lanes; ++lane)
+      lse_row[s.plan.coordinate[w.column + lane] * args.lse.axis[kX]] = lses[lane];
+    const Results<T, S> out(s, w, map.row<S>(args.output, z, w.group.y + r), args.output.axis[kX], scratch.results);
     window_rows<T>(s, w, r, scratch.value_rows, scratch.value_pointers);
     weighted_sums<T>(
-        {scores, scratch.value_pointers, factors, out, w.c.offset, s.key_rows, s.slots, s.head_dim, s.padded_dim},
+        {scores, scratch.value_pointers, factors, out.rows, w.c.offset, s.key_rows, s.slots, s.head_dim, s.padded_dim},
         lanes);
+    out.write(lanes, s.head_dim);
   }
 }
 
-template <class T>
+template <class T, class S>
 static void forward_tile(const ForwardArgs& args, const Sizes<T>& s, const ForwardScratch<T>& scratch, const Item& item,
                          const Item* next_tile, int32_t head0) {
   const Map map(s.p, item);
@@ -88,15 +87,15 @@ static void forward_tile(const ForwardArgs& args, const Sizes<T>& s, const Forwa
   const auto advance = [&](int64_t oldest, int64_t next) {
     for (ring.next = max_of(ring.next, oldest); ring.next < next; ++ring.next) {
       const int64_t z = ring.next / map.y_length, y = ring.next % map.y_length, slot = ring.slot(ring.next);
-      pack_key_planes<T>(s, map.row<T>(args.key, z, y), args.key.axis[kX], begin, end,
+      pack_key_planes<T>(s, map.row<S>(args.key, z, y), args.key.axis[kX], begin, end,
                          scratch.key_planes + slot * s.plane);
-      pack_key_rows<T>(s, map.row<T>(args.value, z, y), args.value.axis[kX], begin, end,
+      pack_key_rows<T>(s, map.row<S>(args.value, z, y), args.value.axis[kX], begin, end,
                        scratch.value_rows + slot * s.row);
     }
   };
   const Touched touched = {{&args.key, &args.value}, {&args.query, &args.output}};
-  walk<T>(s, map, next_tile, touched, ring, scratch.group, begin, item.head - head0, advance,
-          [&](const Work& work, Ahead<T>& ahead) { forward_block<T>(args, s, map, scratch, work, ahead); });
+  walk<T, S>(s, map, next_tile, touched, ring, scratch.group, begin, item.head - head0, advance,
+             [&](const Work& work, Ahead& ahead) { forward_block<T, S>(args, s, map, scratch, work, ahead); });
 }
 
 template <class T>
@@ -106,7 +105,7 @@ int64_t forward_scratch_bytes(const Problem& problem, const Plan& plan) {
   return arena.used * static_cast<int64_t>(sizeof(T));
 }
 
-template <class T>
+template <class T, class S>
 void forward(const ForwardArgs& args, const Plan& plan, const Chunk& chunk, void* memory) {
   const Sizes<T> s(args.problem, plan);
   Arena<T> arena{static_cast<T*>(memory)};
@@ -114,7 +113,7 @@ void forward(const ForwardArgs& args, const Plan& plan, const Chunk& chunk, void
   if (args.rpb) fill_bias<T>(s, static_cast<const T*>(args.rpb), chunk, scratch.bias);
   for (int64_t i = 0; i < static_cast<int64_t>(s.slots) * kLanes<T>; ++i) scratch.zeros[i] = 0;
   for_tiles(plan, chunk,
-            [&](const Item& tile, const Item* next) { forward_tile<T>(args, s, scratch, tile, next, chunk.head0); });
+            [&](const Item& tile, const Item* next) { forward_tile<T, S>(args, s, scratch, tile, next, chunk.head0); });
 }
 
 }  // namespace natten_core::cpu::NATTEN_ISA

@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "simd.h"
+#include "storage.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
 
@@ -35,14 +35,14 @@ NATTEN_KERNEL void transpose_step(Vec<T> (&v)[kLanes<T>]) {
   if constexpr (Distance > 1) transpose_step<T, Distance / 2>(v);
 }
 
-template <class T>
-NATTEN_KERNEL Vec<T> load_dims(const T* token, int dim, int head_dim) {
+template <class T, class S>
+NATTEN_KERNEL Vec<T> load_dims(const S* token, int dim, int head_dim) {
   return dim + kLanes<T> <= head_dim ? load<T>(token + dim) : load_part<T>(token + dim, head_dim - dim);
 }
 
 // planes[d][lane] = scale * tokens[lane][d]
-template <class T>
-static void pack_planes(const T* const (&tokens)[kLanes<T>], int head_dim, T scale, T* planes, int64_t plane_stride) {
+template <class T, class S>
+static void pack_planes(const S* const (&tokens)[kLanes<T>], int head_dim, T scale, T* planes, int64_t plane_stride) {
   for (int dim = 0; dim < head_dim; dim += kLanes<T>) {
     Vec<T> v[kLanes<T>];
     NATTEN_UNROLL
@@ -58,13 +58,13 @@ static void pack_planes(const T* const (&tokens)[kLanes<T>], int head_dim, T sca
 }
 
 // row[d] = scale * token[d], zero up to the padded head_dim
-template <class T>
-NATTEN_KERNEL void pack_row(const T* token, int head_dim, T scale, T* row) {
+template <class T, class S>
+NATTEN_KERNEL void pack_row(const S* token, int head_dim, T scale, T* row) {
   for (int dim = 0; dim < head_dim; dim += kLanes<T>) store<T>(row + dim, load_dims<T>(token, dim, head_dim) * scale);
 }
 
-template <class T>
-NATTEN_KERNEL void store_dims(T* token, int dim, int head_dim, Vec<T> v) {
+template <class T, class S>
+NATTEN_KERNEL void store_dims(S* token, int dim, int head_dim, Vec<T> v) {
   if (dim + kLanes<T> <= head_dim)
     store<T>(token + dim, v);
   else if (dim < head_dim)

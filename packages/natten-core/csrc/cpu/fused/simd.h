@@ -78,21 +78,6 @@ NATTEN_KERNEL Vec<T> broadcast(T x) {
   return x - Vec<T>{};  // x - 0 keeps the sign of zero
 }
 
-// The first `count` < lanes elements; the rest are zero. Reads nothing past them.
-template <class T>
-NATTEN_KERNEL Vec<T> load_part(const T* p, int count) {
-  alignas(kVectorBytes) T part[kLanes<T>] = {};
-  for (int i = 0; i < count; ++i) part[i] = p[i];
-  return load<T>(part);
-}
-
-template <class T>
-NATTEN_KERNEL void store_part(T* p, Vec<T> v, int count) {
-  alignas(kVectorBytes) T part[kLanes<T>];
-  store<T>(part, v);
-  for (int i = 0; i < count; ++i) p[i] = part[i];
-}
-
 // Keeps a value that several products share in a register: left to itself, GCC loads it again for each.
 template <class T>
 NATTEN_KERNEL void keep(Vec<T>& v) {

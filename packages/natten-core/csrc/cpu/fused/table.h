@@ -7,8 +7,9 @@
 
 namespace natten_core::cpu::NATTEN_ISA {
 
-template <class T>
-constexpr TypedKernels kTyped = {kLanes<T>, forward_scratch_bytes<T>, backward_scratch_bytes<T>, forward<T>,
-                                 backward<T>};
+// T: what is computed with; S: what is stored.
+template <class T, class S>
+constexpr TypedKernels kTyped = {kLanes<T>, forward_scratch_bytes<T>, backward_scratch_bytes<T>, forward<T, S>,
+                                 backward<T, S>};
 
 }  // namespace natten_core::cpu::NATTEN_ISA

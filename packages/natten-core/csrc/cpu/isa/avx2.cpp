@@ -7,8 +7,10 @@ namespace natten_core::cpu {
 
 const Kernels kAvx2 = {"avx2",
                        avx2::kScoreRows,
-                       avx2::kTyped<float>,
-                       avx2::kTyped<double>,
+                       avx2::kTyped<float, float>,
+                       avx2::kTyped<double, double>,
+                       avx2::kTyped<float, avx2::Half>,
+                       avx2::kTyped<float, avx2::BFloat16>,
                        avx2::general::kTable<float>,
                        avx2::general::kTable<double>};
 

@@ -7,8 +7,10 @@ namespace natten_core::cpu {
 
 const Kernels kAvx512 = {"avx512",
                          avx512::kScoreRows,
-                         avx512::kTyped<float>,
-                         avx512::kTyped<double>,
+                         avx512::kTyped<float, float>,
+                         avx512::kTyped<double, double>,
+                         avx512::kTyped<float, avx512::Half>,
+                         avx512::kTyped<float, avx512::BFloat16>,
                          avx512::general::kTable<float>,
                          avx512::general::kTable<double>};
 

@@ -7,8 +7,10 @@ namespace natten_core::cpu {
 
 const Kernels kGeneric = {"generic",
                           generic::kScoreRows,
-                          generic::kTyped<float>,
-                          generic::kTyped<double>,
+                          generic::kTyped<float, float>,
+                          generic::kTyped<double, double>,
+                          generic::kTyped<float, generic::Half>,
+                          generic::kTyped<float, generic::BFloat16>,
                           generic::general::kTable<float>,
                           generic::general::kTable<double>};
 

@@ -36,6 +36,7 @@ struct Problem {
   int threads = 1;  // of the cpu kernels
 
   bool is_double() const { return dtype == DType::kFloat64; }
+  int64_t element_bytes() const { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 };
 
 // Bias and log-sum-exp, and their gradients, have the dtype of accumulation: float64 for float64 tensors, else float32.
