@@ -2,6 +2,8 @@
 // rounded to nearest, ties to even, once, when a result is written.
 #pragma once
 
+#include <type_traits>
+
 #include "simd.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
@@ -64,7 +66,36 @@ NATTEN_KERNEL void store(Half* p, Vec<T> v) {
 #endif
 }
 
-// The first `count` < lanes elements; the rest are zero. Reads nothing past them.
+// load_part and store_part touch the first `count` < lanes elements only; what is not loaded is zero.
+#if defined(__AVX512F__)
+NATTEN_KERNEL __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1); }
+
+template <class T>
+NATTEN_KERNEL Vec<T> load_part(const float* p, int count) {
+  return (Vec<T>)_mm512_maskz_loadu_ps(first(count), p);
+}
+template <class T>
+NATTEN_KERNEL Vec<T> load_part(const double* p, int count) {
+  return (Vec<T>)_mm512_maskz_loadu_pd(static_cast<__mmask8>(first(count)), p);
+}
+template <class T>
+NATTEN_KERNEL Vec<T> load_part(const Half* p, int count) {
+  return (Vec<T>)_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(count), p));
+}
+template <class T>
+NATTEN_KERNEL Vec<T> load_part(const BFloat16* p, int count) {
+  return (Vec<T>)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(count), p)), 16);
+}
+#elif defined(__AVX2__)
+NATTEN_KERNEL __m256i first(int count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+template <class T>
+NATTEN_KERNEL Vec<T> load_part(const float* p, int count) {
+  return (Vec<T>)_mm256_maskload_ps(p, first(count));
+}
+#endif
+
 template <class T, class S>
 NATTEN_KERNEL Vec<T> load_part(const S* p, int count) {
   S part[kLanes<T>] = {};
@@ -74,6 +105,13 @@ NATTEN_KERNEL Vec<T> load_part(const S* p, int count) {
 
 template <class T, class S>
 NATTEN_KERNEL void store_part(S* p, Vec<T> v, int count) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<S, float>) return _mm512_mask_storeu_ps(p, first(count), (__m512)v);
+  if constexpr (std::is_same_v<S, double>)
+    return _mm512_mask_storeu_pd(p, static_cast<__mmask8>(first(count)), (__m512d)v);
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<S, float>) return _mm256_maskstore_ps(p, first(count), (__m256)v);
+#endif
   S part[kLanes<T>];
   store<T>(part, v);
   for (int i = 0; i < count; ++i) p[i] = part[i];
