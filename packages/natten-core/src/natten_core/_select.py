@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from natten_core import _problem
+from natten_core import _autocast, _problem
 from natten_core._problem import Problem
 from natten_core._tracing import run_while_tracing
 from natten_core.backends import BACKENDS
@@ -75,6 +75,9 @@ def explain(
         'cpu'
     """
     del return_lse
+    query, key, value, additional_keys, additional_values = _autocast.cast(
+        query, key, value, additional_keys, additional_values
+    )
     problem = _problem.check(
         query,
         key,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from natten_core import _problem, _second_order, _vmap
-from natten_core._ops import _LIBRARY
+from natten_core._ops import define
 from natten_core.backends import cpu_two_stage, reference_two_stage
 
 _WINDOW = "int[] kernel_size, int[] stride, int[] dilation, int[] is_causal"
@@ -18,12 +18,7 @@ _AV = f"Tensor attn, Tensor value, Tensor? additional_values, {_WINDOW}"
 
 
 def _define(name: str, arguments: str, results: int) -> Any:
-    returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
-    _LIBRARY.define(
-        f"{name}({arguments}) -> {returned}", tags=(torch.Tag.needs_fixed_stride_order, torch.Tag.pt2_compliant_tag)
-    )
-    _LIBRARY.impl(name, getattr(cpu_two_stage, name), "CPU")
-    return getattr(torch.ops.natten_core, name).default
+    return define(name, arguments, results, {"cpu": cpu_two_stage})
 
 
 qk = _define("qk", _QK, 1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from natten_core import _ops, _problem
+from natten_core import _autocast, _ops, _problem
 from natten_core._problem import Problem
 from natten_core._select import select, warn_fallback
 from natten_core._tracing import run_while_tracing
@@ -336,6 +336,9 @@ def _attend(
     return_lse: bool,
     rank: int | None,
 ) -> tuple[Tensor, Tensor | None]:
+    query, key, value, additional_keys, additional_values = _autocast.cast(
+        query, key, value, additional_keys, additional_values
+    )
     problem = _problem.check(
         query,
         key,
@@ -354,9 +357,8 @@ def _attend(
         return reference.neighborhood_attention(
             problem, query, key, value, rpb, additional_keys, additional_values, 0.0, return_lse
         )
-    results: tuple[Tensor, Tensor] = _ops.na_forward(
-        query, key, value, rpb, additional_keys, additional_values, *_settings(problem)
-    )
+    tensors = (query, key, value, rpb, additional_keys, additional_values)
+    results: tuple[Tensor, Tensor] = _ops.run("na_forward", tensors, problem.settings)
     return results
 
 
@@ -374,6 +376,7 @@ def _attend_packed(
     return_lse: bool,
     rank: int | None,
 ) -> tuple[Tensor, Tensor | None]:
+    qkv, additional_keys, additional_values = _autocast.cast(qkv, additional_keys, additional_values)
     problem = _problem.check_packed(
         qkv, kernel_size, stride, dilation, is_causal, scale, rpb, additional_keys, additional_values, rank
     )
@@ -382,15 +385,9 @@ def _attend_packed(
         return reference.neighborhood_attention(
             problem, query, key, value, rpb, additional_keys, additional_values, 0.0, return_lse
         )
-    results: tuple[Tensor, Tensor] = _ops.na_qkvpacked_forward(
-        qkv, rpb, additional_keys, additional_values, *_settings(problem)
-    )
+    tensors = (qkv, rpb, additional_keys, additional_values)
+    results: tuple[Tensor, Tensor] = _ops.run("na_qkvpacked_forward", tensors, problem.settings)
     return results
-
-
-def _settings(problem: Problem) -> tuple[Any, ...]:
-    is_causal = tuple(int(causal) for causal in problem.is_causal)
-    return problem.kernel_size, problem.stride, problem.dilation, is_causal, problem.scale
 
 
 def _takes_reference(problem: Problem, backend: str) -> bool:
