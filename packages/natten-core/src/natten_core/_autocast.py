@@ -9,13 +9,16 @@ from torch import Tensor
 
 from natten_core._tracing import run_while_tracing
 
+is_on = torch._C._is_any_autocast_enabled
+"""Whether autocast is on for any type of device: a quick first question."""
+
 
 def cast(*tensors: Any) -> tuple[Any, ...]:
     """The tensors in autocast's dtype for the device of the first; as they are outside autocast.
 
     What is no floating point tensor of that device, and what is float64, stays as it is, as everywhere in torch.
     """
-    if not torch._C._is_any_autocast_enabled() or not isinstance(tensors[0], Tensor):
+    if not is_on() or not isinstance(tensors[0], Tensor):
         return tensors
     device = tensors[0].device.type
     if not is_enabled(device):

@@ -12,22 +12,25 @@ from functools import lru_cache
 import torch
 from torch import _C, Tensor
 
+_compiling = torch.compiler.is_compiling
 _keys, _profiled = _C._dispatch_keys, _C._autograd._profiler_enabled
+_overridden, _modes = _C._has_torch_function, _C._len_torch_dispatch_stack
+_transforms, _tracer = _C._are_functorch_transforms_active, _C._get_tracing_state
 
 
 def unobserved(tensors: Sequence[Tensor | None]) -> bool:
     """Whether a kernel called on `tensors` does all that the dispatcher would have done, but record a gradient."""
     if (
-        torch.compiler.is_compiling()
-        or _C._has_torch_function(tensors)  # subclasses, and modes
-        or _C._len_torch_dispatch_stack()
-        or _C._are_functorch_transforms_active()
-        or _C._get_tracing_state() is not None
+        _compiling()
+        or _overridden(tensors)  # subclasses, and modes
+        or _modes()
+        or _transforms()
+        or _tracer() is not None
         or _profiled()
     ):
         return False
     # Batched, negated, zero, functional and other tensors of class Tensor that are not what they seem.
-    dense = _dense(tensors[0].device.type)  # type: ignore[union-attr]
+    dense = _dense(tensors[0].is_cuda)  # type: ignore[union-attr]
     for tensor in tensors:  # noqa: SIM110  # a generator takes longer
         if tensor is not None and _keys(tensor).raw_repr() not in dense:
             return False
@@ -39,17 +42,17 @@ def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and _C._any_requires_grad(*tensors)
 
 
-def records(device: str) -> bool:
+def records(like: Tensor) -> bool:
     """Whether autograd would be asked: it is not in the kernel of an operator, whatever its tensors require."""
-    key = _C.DispatchKey.AutogradCUDA if device == "cuda" else _C.DispatchKey.AutogradCPU
+    key = _C.DispatchKey.AutogradCUDA if like.is_cuda else _C.DispatchKey.AutogradCPU
     return not _C._dispatch_tls_is_dispatch_key_excluded(key)
 
 
 @lru_cache
-def _dense(device: str) -> frozenset[int]:
-    """The sets of dispatch keys that dense tensors of a device have, outside and inside inference mode."""
+def _dense(cuda: bool) -> frozenset[int]:
+    """The sets of dispatch keys that dense tensors on a CPU or a GPU have, outside and inside inference mode."""
     keys = set()
     for inside in (False, True):
         with torch.inference_mode(inside):
-            keys.add(_C._dispatch_keys(torch.empty(0, device=device)).raw_repr())
+            keys.add(_keys(torch.empty(0, device="cuda" if cuda else "cpu")).raw_repr())
     return frozenset(keys)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from natten_core import _direct, _second_order, _vmap
 from natten_core._problem import compute_dtype
+from natten_core._select import transformed
 from natten_core.backends import cpu, cuda
 
 _LIBRARY = torch.library.Library("natten_core", "DEF")
@@ -117,6 +118,9 @@ _N_SETTINGS = 5
 _NO_SETTINGS = (None,) * _N_SETTINGS
 
 
+_REFERENCE = {"na_backward": _second_order.attention, "na_qkvpacked_backward": _second_order.packed_attention}
+
+
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:-_N_SETTINGS], *output)
     ctx.settings = inputs[-_N_SETTINGS:]
@@ -131,6 +135,8 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _gradients(ctx: Any, name: str, grad_output: Tensor | None, grad_lse: Tensor | None) -> list[Tensor | None]:
     *inputs, output, lse = ctx.saved_tensors
+    if transformed():
+        return _second_order.gradients(_REFERENCE[name](*ctx.settings), inputs, (grad_output, grad_lse))
     if grad_output is None:
         grad_output = torch.zeros_like(output)
     grads = run(name, (grad_output, grad_lse, *inputs, output, lse), ctx.settings)
@@ -149,20 +155,20 @@ def _packed_backward(ctx: Any, grad_output: Tensor | None, grad_lse: Tensor | No
 # results are functions of these too, and get no gradient of their own.
 
 
-def _second_gradients(ctx: Any, forward: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+def _second_gradients(ctx: Any, name: str, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     grad_output, grad_lse, *inputs = ctx.saved_tensors
     found, outer = _second_order.gradients_of_gradients(
-        forward(*ctx.settings), inputs, (grad_output, grad_lse), cotangents
+        _REFERENCE[name](*ctx.settings), inputs, (grad_output, grad_lse), cotangents
     )
     return *outer, *found, None, None, *_NO_SETTINGS
 
 
 def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _second_gradients(ctx, _second_order.attention, cotangents)
+    return _second_gradients(ctx, "na_backward", cotangents)
 
 
 def _packed_double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _second_gradients(ctx, _second_order.packed_attention, cotangents)
+    return _second_gradients(ctx, "na_qkvpacked_backward", cotangents)
 
 
 torch.library.register_autograd("natten_core::na_forward", _backward, setup_context=_save_forward)
@@ -186,12 +192,12 @@ def run(name: str, tensors: Sequence[Tensor | None], settings: Sequence[Any]) ->
         settings: its other arguments; causality may be told by bools.
     """
     if _direct.unobserved(tensors):
-        device = tensors[0].device.type  # type: ignore[union-attr]
+        like: Tensor = tensors[0]  # type: ignore[assignment]
         if not _direct.wants_gradient(tensors):
-            kernel = _KERNELS[name].get(device)
+            kernel = _KERNELS[name].get("cuda" if like.is_cuda else "cpu")
             if kernel is not None:
                 return kernel(*tensors, *settings)
-        elif name in _BACKWARD_OF and _direct.records(device):
+        elif name in _BACKWARD_OF and _direct.records(like):
             return _Attention.apply(name, settings, *tensors)
     is_causal = [int(one) for one in settings[3]]
     return _OPERATORS[name](*tensors, *settings[:3], is_causal, *settings[4:])
@@ -203,7 +209,8 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, name: str, settings: tuple[Any, ...], *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
         ctx.name = name
-        output: tuple[Tensor, Tensor] = _KERNELS[name][tensors[0].device.type](*tensors, *settings)  # type: ignore[union-attr]
+        kernel = _KERNELS[name]["cuda" if tensors[0].is_cuda else "cpu"]  # type: ignore[union-attr]
+        output: tuple[Tensor, Tensor] = kernel(*tensors, *settings)
         _save_forward(ctx, (*tensors, *settings), output)
         return output
 

@@ -1,10 +1,10 @@
 """Work of the operators, for counters of floating point operations.
 
-Counted is what the definition asks for, two products of every query with the keys that it sees, and four in the
-backward pass: not the scores that the kernels compute a second time, nor keys beside a window. Where a window is cut off,
-as causal ones are at the start of a map, it counts as whole. `torch.utils.flop_counter.FlopCounterMode` finds these
-formulas by itself, and counts an addition and a multiplication as two operations. Calls that run on the `reference`
-backend are counted as the torch operations that they consist of.
+Counted is what the definition asks for: two products of every query with the keys that it sees, and four in the
+backward pass; not the scores that the kernels compute a second time, nor keys beside a window. Where a window is cut
+off, as causal ones are at the start of a map, it counts as whole. `torch.utils.flop_counter.FlopCounterMode` finds
+these formulas by itself, and counts an addition and a multiplication as two operations. Calls that run on the
+`reference` backend are counted as the torch operations that they consist of.
 """
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ class _NeighborhoodAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attends within `[batch, *spatial, embed_dim]`, and returns the same shape."""
         # TorchScript compiles one branch alone, and of the other no more than its syntax has to be of its kind.
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
             output = self._attend_in_script(x)
         else:
             output = self._attend(x)
@@ -145,9 +145,10 @@ class _NeighborhoodAttention(nn.Module):
             output, _ = torch.ops.natten_core.na_qkvpacked_forward(
                 qkv, self.rpb, None, None, kernel_size, stride, dilation, is_causal, self.scale
             )
+        cropped: Tensor = output
         for axis in range(len(spatial)):
-            output = output.narrow(1 + axis, 0, spatial[axis])
-        return output
+            cropped = cropped.narrow(1 + axis, 0, spatial[axis])
+        return cropped
 
     def extra_repr(self) -> str:
         """The settings, as printed with the module."""

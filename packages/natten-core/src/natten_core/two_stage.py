@@ -13,9 +13,9 @@ from torch import Tensor
 from natten_core import _autocast, _problem, _two_stage_ops  # noqa: F401  # defines the operators
 from natten_core._ops import run
 from natten_core._problem import Problem
-from natten_core._select import select, warn_fallback
+from natten_core._select import select, transformed, warn_fallback
 from natten_core.backends import reference, reference_two_stage
-from natten_core.functional import Causal, PerAxis, _transformed
+from natten_core.functional import Causal, PerAxis
 
 __all__ = ["na1d_av", "na1d_qk", "na2d_av", "na2d_qk", "na3d_av", "na3d_qk"]
 
@@ -192,7 +192,7 @@ def has_kernels(problem: Problem, backend: str) -> bool:
         if backend == "cuda":
             raise NotImplementedError("backend 'cuda' cannot run this: it has no kernels for the two-stage form")
         warn_fallback("the cuda kernels have no two-stage form")
-    return chosen == "cpu" and not _transformed()
+    return chosen == "cpu" and not transformed()
 
 
 def _qk(
