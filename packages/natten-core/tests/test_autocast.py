@@ -79,13 +79,15 @@ def test_packed_and_two_stage(half: torch.dtype, route: str) -> None:
     qkv = torch.stack([q, k, v], -3)
     with torch.autocast("cpu", dtype=half):
         packed = na2d_qkvpacked(qkv, 3, rpb=tensors["rpb"], **more, backend=route)
-        scores = na2d_qk(q, k, 3, rpb=tensors["rpb"], additional_keys=more["additional_keys"], backend=route)
+        scores = na2d_qk(
+            q, k, 3, scale=8**-0.5, rpb=tensors["rpb"], additional_keys=more["additional_keys"], backend=route
+        )
         weights = scores.float().softmax(-1)
         output = na2d_av(weights, v, 3, additional_values=more["additional_values"], backend=route)
     assert packed.dtype == scores.dtype == output.dtype == half
-    assert torch.equal(
-        packed, na2d_qkvpacked(qkv.to(half), 3, rpb=tensors["rpb"], **{n: t.to(half) for n, t in more.items()})
-    ) or (route == "reference")
+    cast = {name: t.to(half) for name, t in more.items()}
+    assert torch.equal(packed, na2d_qkvpacked(qkv.to(half), 3, rpb=tensors["rpb"], **cast, backend=route))
+    torch.testing.assert_close(output, packed, rtol=0.05, atol=0.05)
 
 
 def test_compiled(route: str) -> None:
@@ -97,7 +99,7 @@ def test_compiled(route: str) -> None:
     assert found[0].dtype == torch.bfloat16
     torch.testing.assert_close(found, wanted)
     grads = [torch.autograd.grad(r[0].float().sum(), tuple(tensors.values())) for r in (found, wanted)]
-    torch.testing.assert_close(*grads)
+    torch.testing.assert_close(*grads, rtol=0.02, atol=0.02)  # a compiler need not round in between
     assert graph(tensors)[0].dtype == torch.float32  # it guards on autocast
 
 

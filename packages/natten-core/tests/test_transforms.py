@@ -1,4 +1,4 @@
-"""torch.func, torch.vmap and autocast: right on every backend, also where the kernels step aside."""
+"""torch.func and torch.vmap: right on every backend, also where the kernels step aside."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 from natten_cases import Case
 from torch import Tensor
+from torch.autograd import forward_ad
 
-import natten_core
 from natten_core import na2d, na2d_qkvpacked
 
 pytestmark = pytest.mark.filterwarnings("ignore::natten_core.NattenFallbackWarning")
@@ -179,24 +179,24 @@ def test_vmap_over_a_backward(packed: bool, with_bias: bool, route: str) -> None
         close(tuple(part[i] for part in found), gradient(*(grad[i] for grad in grads)))
 
 
-def test_autocast_changes_neither_dtype_nor_precision(route: str) -> None:
-    q, k, v, rpb = (t.float() for t in inputs())
-    plain = na2d(q, k, v, **CASE.settings, rpb=rpb, backend=route)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(na2d(q, k, v, **CASE.settings, rpb=rpb, backend=route), plain)
+@pytest.mark.parametrize("packed", [False, True], ids=["separate", "packed"])
+def test_forward_mode_through_a_recorded_backward(packed: bool, route: str) -> None:
+    """The graph is older than the tangent, which the backward operators would lose."""
+    tensors = list(CASE.tensors().values())
+    results = ours(route)(*tensors)
+    if packed:
+        qkv = torch.stack(tensors[:3], -3)
+        results = na2d_qkvpacked(qkv, **CASE.settings, rpb=tensors[3], return_lse=True, backend=route)
+    grads, tangents = ([torch.randn_like(part) for part in results] for _ in range(2))
 
+    def pull_back(*grads: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(results, tensors, grads, retain_graph=True)
 
-def test_autocast_through_a_module() -> None:
-    module = natten_core.NeighborhoodAttention2D(8, 2, 3)
-    x = torch.randn(1, 6, 6, 8)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = module(x)
-    assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), module(x), rtol=0.05, atol=0.02)
-    half.float().sum().backward()
-    assert module.rpb is not None
-    assert module.rpb.grad is not None
-    assert module.rpb.grad.dtype == torch.float32
+    wanted = pull_back(*tangents)  # it is linear
+    close(torch.func.jvp(pull_back, tuple(grads), tuple(tangents))[1], wanted)
+    with forward_ad.dual_level():
+        found = pull_back(*map(forward_ad.make_dual, grads, tangents))
+        close(tuple(forward_ad.unpack_dual(part).tangent for part in found), wanted)
 
 
 def test_inference_mode(route: str) -> None:

@@ -42,10 +42,10 @@ def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
     return torch.is_grad_enabled() and _C._any_requires_grad(*tensors)
 
 
-def records(like: Tensor) -> bool:
+def records() -> bool:
     """Whether autograd would be asked: it is not in the kernel of an operator, whatever its tensors require."""
-    key = _C.DispatchKey.AutogradCUDA if like.is_cuda else _C.DispatchKey.AutogradCPU
-    return not _C._dispatch_tls_is_dispatch_key_excluded(key)
+    # Its keys are excluded all together, and of those for a device it cannot be told.
+    return not _C._dispatch_tls_is_dispatch_key_excluded(_C.DispatchKey.AutogradOther)
 
 
 @lru_cache

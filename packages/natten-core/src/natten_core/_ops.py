@@ -197,7 +197,7 @@ def run(name: str, tensors: Sequence[Tensor | None], settings: Sequence[Any]) ->
             kernel = _KERNELS[name].get("cuda" if like.is_cuda else "cpu")
             if kernel is not None:
                 return kernel(*tensors, *settings)
-        elif name in _BACKWARD_OF and _direct.records(like):
+        elif name in _BACKWARD_OF and _direct.records():
             return _Attention.apply(name, settings, *tensors)
     is_causal = [int(one) for one in settings[3]]
     return _OPERATORS[name](*tensors, *settings[:3], is_causal, *settings[4:])

@@ -20,23 +20,28 @@ def when_imported(name: str, action: Callable[[ModuleType], None]) -> None:
 
 
 class _Waiting(MetaPathFinder):
-    """Stands first in line, lets the others find the module, and goes."""
+    """Stands first in line, lets the others find the module, and goes once it is there."""
 
     def __init__(self, name: str, action: Callable[[ModuleType], None]) -> None:
-        self.name, self.action = name, action
+        self.name, self.action, self.asking = name, action, False
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != self.name:
+        """The module's place as the others find it, with our work after its own."""
+        if fullname != self.name or self.asking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        self.asking = True
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            self.asking = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_act(module: ModuleType) -> None:
                 execute(module)
+                sys.meta_path.remove(self)
                 self.action(module)
 
             spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
