@@ -179,8 +179,8 @@ def test_torchscript(rank: int, settings: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("kernels")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated.:FutureWarning")
-@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated.:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace(_method)?` is deprecated.:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace(_method)?` is deprecated.:DeprecationWarning")
 def test_trace() -> None:
     module = NeighborhoodAttention2D(8, 2, 3, dilation=(1, 2)).eval()
     traced = torch.jit.trace(module, torch.randn(2, 6, 7, 8))
