@@ -112,6 +112,31 @@ def test_vmap(in_dims: tuple[int | None, ...], route: str) -> None:
         close(tuple(part[i] for part in found), oracle(*chosen))
 
 
+def test_transforms_of_everything(route: str) -> None:
+    """Stride, causality, grouped heads, additional keys: every tensor in every transform."""
+    case = Case("everything", (5, 4), (3, 2), (1, 2), (2, 1), (True, False), 1, 4, 2, 2, 3, 2)
+    samples = [list(case._replace(name=f"everything {i}").tensors(requires_grad=False).values()) for i in range(2)]
+    names, every = tuple(case.tensors()), tuple(range(6))
+
+    def kernel(*tensors: Tensor) -> Any:
+        named = dict(zip(names, tensors, strict=True))
+        return na2d(**named, **case.settings, return_lse=True, backend=route)
+
+    def exact(*tensors: Tensor) -> Any:
+        return case.oracle(dict(zip(names, tensors, strict=True)))
+
+    primals, tangents = (tuple(sample) for sample in samples)
+    found, wanted = (torch.func.jvp(function, primals, tangents) for function in (kernel, exact))
+    close(found, wanted)
+    found, wanted = (torch.func.vjp(function, *primals)[1](wanted[1]) for function in (kernel, exact))
+    close(found, wanted)
+    close(*(torch.func.grad(loss(function), every)(*primals) for function in (kernel, exact)))
+    stacked = [torch.stack(parts) for parts in zip(*samples, strict=True)]
+    mapped = torch.vmap(kernel)(*stacked)
+    for i, sample in enumerate(samples):
+        close(tuple(part[i] for part in mapped), exact(*sample))
+
+
 @pytest.mark.parametrize("in_dims", [(0, None), (2, None), (0, 0), (None, 1), (3, 0)], ids=str)
 def test_vmap_packed(in_dims: tuple[int | None, ...], route: str) -> None:
     samples = [CASE._replace(name=f"sample {i}").tensors(requires_grad=False) for i in range(3)]
