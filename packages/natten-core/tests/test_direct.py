@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from natten_core import _direct, _ops, na2d, na2d_qkvpacked, neighborhood_attention
+from natten_core import _direct, _ops, na2d, na2d_av, na2d_qk, na2d_qkvpacked, neighborhood_attention
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
@@ -167,7 +167,9 @@ def test_a_default_device_is_not_where_results_go() -> None:
     with torch.device("meta"):
         output, lse = attend(*tensors)
         grads = torch.autograd.grad(output.sum() + lse.sum(), tensors)
-    assert {t.device.type for t in (output, lse, *grads)} == {"cpu"}
+        weights = na2d_qk(tensors[0], tensors[1], 3, rpb=tensors[3])
+        parts = torch.autograd.grad(na2d_av(weights, tensors[2], 3).sum(), tensors)
+    assert {t.device.type for t in (output, lse, *grads, weights, *parts)} == {"cpu"}
 
 
 def test_saved_tensors_pass_through_hooks() -> None:
