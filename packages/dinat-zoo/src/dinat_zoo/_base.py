@@ -229,6 +229,9 @@ class BaseTransformer(nn.Module):
         """
         rows = self._rows()
         nested = self._resolve(dilations, input_size)
+        smallest = min(dilation for level in nested for dilation in level)
+        if smallest < 1:
+            raise ValueError(f"dilations has {smallest}; every dilation must be at least 1.")
         for row, level in zip(rows, nested, strict=True):
             for block, dilation in zip(row, level, strict=True):
                 if isinstance(block.attn, NeighborhoodAttention2D):
