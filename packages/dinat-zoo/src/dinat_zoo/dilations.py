@@ -18,6 +18,7 @@ __all__ = ["TASKS", "Dilations", "alternate", "gradual", "largest", "maximum", "
 Dilations = tuple[tuple[int, ...], ...]
 """One tuple per level, in it one dilation per block."""
 
+
 def alternate(depths: Sequence[int], dilations: Sequence[int], layer_order: str = "na-dina") -> Dilations:
     """One dilation per level, in the level's "dina" blocks: the rows of Tables 9, 10 and 12.
 
@@ -102,11 +103,11 @@ _Rule = Callable[[Sequence[int], Sequence[int]], Dilations]
 # Of each task and the resolution of its training, None where there is one list alone: the depths of the models that had
 # it, the rule, and the largest dilation of each level.
 _LISTS: dict[tuple[str, int | None], tuple[_Depths, _Rule, tuple[int, ...]]] = {
-    ("imagenet", 224): _ALL, alternate, (8, 4, 2, 1)),
-    ("imagenet", 384): _LARGE, alternate, (13, 6, 3, 1)),
-    ("coco", 800): _ALL, gradual, (28, 14, 7, 3)),
-    ("ade20k", 512): _ALL, gradual, (16, 8, 4, 2)),
-    ("ade20k", 640): _LARGE, gradual, (20, 10, 5, 2)),
+    ("imagenet", 224): (_ALL, alternate, (8, 4, 2, 1)),
+    ("imagenet", 384): (_LARGE, alternate, (13, 6, 3, 1)),
+    ("coco", 800): (_ALL, gradual, (28, 14, 7, 3)),
+    ("ade20k", 512): (_ALL, gradual, (16, 8, 4, 2)),
+    ("ade20k", 640): (_LARGE, gradual, (20, 10, 5, 2)),
     ("oneformer-coco", None): (_DINAT_LARGE, gradual, (20, 10, 5, 2)),
     ("oneformer-ade20k", 640): (_DINAT_LARGE, gradual, (20, 10, 5, 2)),
     ("oneformer-ade20k", 896): (_DINAT_LARGE, gradual, (20, 10, 5, 2)),
