@@ -18,9 +18,10 @@ from natten_core import NeighborhoodAttention2D
 
 
 class BaseTransformer(nn.Module):
-    """The base of this package's models, which make `patch_embed`, `levels`, `out_norms`, `norm` and `feature_info`.
+    """What this package's models have in common, timm's interface included.
 
-    A level maps `[B, H, W, C]` to `[B, H', W', C']`; its output is a feature map that dense heads may take.
+    A subclass makes `patch_embed`, `levels`, `out_norms`, `norm` and `feature_info`. A level maps `[B, H, W, C]` to
+    `[B, H', W', C']`; its output, through its entry of `out_norms`, is a feature map.
     """
 
     __jit_unused_properties__ = ("dilations",)
