@@ -338,6 +338,14 @@ def test_compile_without_graph_breaks(name: str) -> None:
         torch.testing.assert_close(compiled(batch), model(batch))
 
 
+@pytest.mark.parametrize("features_only", [False, True])
+def test_torchscript(features_only: bool) -> None:
+    model = create("vitrpb_small", features_only=features_only).eval()
+    batch = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.script(model)(batch), model(batch))
+
+
 def test_stochastic_depth_and_dropout_act_in_training_only() -> None:
     model = create("dinat_mini", drop_rate=0.5, proj_drop_rate=0.1, drop_path_rate=0.5).train()
     rates = [getattr(block.drop_path1, "drop_prob", 0.0) for level in model.levels for block in level.blocks]
