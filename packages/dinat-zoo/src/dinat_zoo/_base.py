@@ -309,7 +309,7 @@ def nested_dilations(
             )
         if any(kind == "sa" and dilation != 1 for kind, dilation in zip(kinds, level, strict=True)):
             raise ValueError(
-                f"dilations[{i}] is {level}; self attention, of {layer_order!r}, has none: 1 in its place."
+                f"dilations[{i}] is {level}; self attention, of {layer_order!r}, has none: give 1."
             )
     return nested
 
