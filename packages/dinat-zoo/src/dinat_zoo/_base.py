@@ -308,9 +308,7 @@ def nested_dilations(
                 f"dilations[{i}] is {level}, for {len(level)} blocks; depths[{i}] is {len(kinds)}: one per block."
             )
         if any(kind == "sa" and dilation != 1 for kind, dilation in zip(kinds, level, strict=True)):
-            raise ValueError(
-                f"dilations[{i}] is {level}; self attention, of {layer_order!r}, has none: give 1."
-            )
+            raise ValueError(f"dilations[{i}] is {level}; self attention, of {layer_order!r}, has none: give 1.")
     return nested
 
 
