@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import dinat_zoo
+import natten_core
+from natten_core import NeighborhoodAttention2D
 
 MODELS = [f"nat_{size}" for size in ("mini", "tiny", "small", "base")]
 MODELS += [f"dinat_{size}" for size in ("mini", "tiny", "small", "base", "large")]
@@ -44,21 +46,11 @@ def test_parameters_and_macs_are_the_published_ones(name: str, measured: dict[st
     assert dinat_zoo.count_parameters(model) == expected["params_without_head"]
 
 
-def attention_macs(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """The authors' count: every query and neighbor costs head_dim + 1 for the biased score, head_dim for the sum."""
-    _, height, width, _, heads, head_dim = inputs[0].type().sizes()
-    kernel_size = [side.toIValue() for side in inputs[4].node().inputs()]
-    pairs = height * width * heads * kernel_size[0] * kernel_size[1]
-    return Counter(scores=pairs * (head_dim + 1), weighted_sum=pairs * head_dim)
-
-
 def fvcore_macs(model: torch.nn.Module, image: torch.Tensor) -> int:
     from fvcore.nn import FlopCountAnalysis
 
     with torch.no_grad():
-        analysis = FlopCountAnalysis(model, image).set_op_handle(
-            **{"natten_core::na_qkvpacked_forward": attention_macs}
-        )
+        analysis = FlopCountAnalysis(model, image).set_op_handle(**natten_core.flops.fvcore_handles())
         total = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
         ignored = set(analysis.unsupported_ops())
     assert not {op for op in ignored if op.startswith("natten_core")}
@@ -72,6 +64,31 @@ def test_fvcore_counts_the_published_macs(name: str, measured: dict[str, dict[st
     for parameter in model.parameters():
         parameter.data.zero_()  # what was allocated may hold anything, and denormals are slow
     assert fvcore_macs(model, torch.zeros(1, 3, 224, 224)) == measured[name]["macs"]
+
+
+@pytest.mark.parametrize("name", ["nat_tiny", "dinat_mini"])
+def test_torch_counts_two_operations_for_each_mac(name: str, measured: dict[str, dict[str, int]]) -> None:
+    """Of the products; fvcore also has one per biased score and five per normalised element, which torch leaves out."""
+    model = timm.create_model(name, device="meta").to_empty(device="cpu").eval()
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    others = 0
+
+    def count(module: nn.Module, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        nonlocal others
+        if isinstance(module, nn.LayerNorm):
+            others += 5 * output.numel()
+        elif isinstance(module, NeighborhoodAttention2D):
+            height, width = (
+                max(n, k * d) for n, k, d in zip(output.shape[1:3], module.kernel_size, module.dilation, strict=True)
+            )
+            others += height * width * module.num_heads * module.kernel_size[0] * module.kernel_size[1]
+
+    for module in model.modules():
+        module.register_forward_hook(count)
+    with torch.no_grad(), FlopCounterMode(display=False) as mode:
+        model(torch.zeros(1, 3, 224, 224))
+    assert mode.get_total_flops() == 2 * (measured[name]["macs"] - others)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated.:FutureWarning")

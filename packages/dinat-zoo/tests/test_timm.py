@@ -307,6 +307,22 @@ def test_fx_tracing(name: str, train: bool) -> None:
     assert all(p.grad is not None for key, p in graph.named_parameters() if ".levels." in key)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.[a-z_]*` is deprecated.:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.[a-z_]*` is deprecated.:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@small_models
+def test_torchscript(name: str) -> None:
+    model = create(name).eval()
+    batch = image(model)
+    with torch.no_grad():
+        expected = model(batch)
+        scripted, traced = torch.jit.script(model), torch.jit.trace(model, batch)
+        torch.testing.assert_close(scripted(batch), expected)
+        torch.testing.assert_close(traced(batch), expected)
+        larger = nn.functional.pad(batch, (0, 32, 0, 64))
+        torch.testing.assert_close(scripted(larger), model(larger))
+
+
 @small_models
 def test_compile_without_graph_breaks(name: str) -> None:
     model = create(name).eval()

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import bench_na
+import bench_overhead
 import pytest
 import torch
 from harness import check, report
@@ -42,6 +43,16 @@ def test_short_run_records_times_checks_and_machine(tmp_path: Path, capsys: pyte
     printed = capsys.readouterr().out
     assert "numerically right" in printed
     assert ("ours / best peer" in printed) == compiled
+
+
+@pytest.mark.skipif(natten_core.build_info()["missing"] is not None, reason="no compiled kernels")
+def test_overhead_of_every_kind_of_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "overhead.json"
+    assert bench_overhead.main(["--seconds", "0", "--out", str(out)]) == 0
+    times = json.loads(out.read_text())["ms"]
+    assert times.keys() == bench_overhead.calls().keys()
+    assert all(time["min"] > 0 for time in times.values())
+    assert "na2d, recording" in capsys.readouterr().out
 
 
 def test_an_unknown_problem_is_refused() -> None:

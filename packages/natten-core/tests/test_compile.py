@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import natten_core
-from natten_core import na2d, na2d_qkvpacked
+from natten_core import _loader, na2d, na2d_qkvpacked
 
 pytestmark = pytest.mark.filterwarnings("ignore::natten_core.NattenFallbackWarning")
 
@@ -81,6 +82,18 @@ def test_one_compilation_for_every_map() -> None:
     assert graphs == 1
 
 
+@pytest.mark.usefixtures("kernels")
+def test_sizes_that_change_are_no_recompile_storm() -> None:
+    """By default a compiler takes sizes for constants until they change: the batch once, the map once."""
+    module = natten_core.NeighborhoodAttention2D(16, 2, 3, dilation=2)
+    graphs = CompileCounterWithBackend("eager")
+    graph = torch.compile(module, fullgraph=True, backend=graphs)
+    for batch, height, width in ((2, 9, 12), (3, 9, 12), (3, 11, 14), (5, 20, 16), (7, 10, 11), (4, 30, 13)):
+        x = torch.randn(batch, height, width, 16)
+        torch.testing.assert_close(graph(x), module(x))
+    assert graphs.frame_count <= 3
+
+
 def test_compile_what_falls_back() -> None:
     function = separate("auto", stride=2)
     same(function, compiled(function, dynamic=True), inputs(3))
@@ -133,13 +146,16 @@ def test_compile_a_scale_that_changes(route: str) -> None:
         torch.testing.assert_close(graph(scale), function(scale))
 
 
-def test_export() -> None:
+@pytest.mark.parametrize("strict", [False, True])
+def test_export(strict: bool) -> None:
     module = natten_core.NeighborhoodAttention2D(16, 2, 3)
     x = torch.randn(2, 9, 12, 16)
     sizes = {0: torch.export.Dim("batch")}
-    exported = torch.export.export(module, (x,), dynamic_shapes={"x": sizes}, strict=False).module()
+    exported = torch.export.export(module, (x,), dynamic_shapes={"x": sizes}, strict=strict)
     bigger = torch.randn(5, 9, 12, 16)
-    torch.testing.assert_close(exported(bigger), module(bigger))
+    torch.testing.assert_close(exported.module()(bigger), module(bigger))
+    calls = [node.target for node in exported.graph.nodes if "natten_core" in str(node.target)]
+    assert calls == ([torch.ops.natten_core.na_qkvpacked_forward.default] if _loader._C else [])
 
 
 @pytest.mark.parametrize("around", [False, True], ids=["transform-inside", "transform-around"])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from natten_core import na1d, na2d, na2d_qkvpacked, na3d
+from natten_core import explain, na1d, na2d, na2d_av, na2d_qk, na2d_qkvpacked, na3d
 
 pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("kernels")]
 
@@ -18,7 +18,9 @@ pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("kernels")]
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
     before = torch.get_num_threads()
+    torch.use_deterministic_algorithms(True)
     yield
+    torch.use_deterministic_algorithms(False)
     torch.set_num_threads(before)
 
 
@@ -44,6 +46,8 @@ def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype) -> None:
         more = torch.randn(2, 2, 5, 2, 8).to(dtype).requires_grad_()
         settings = {**settings, "additional_keys": more[0], "additional_values": more[1]}
         inputs.append(more)
+    kernel = explain(q, k, v, **settings, rpb=rpb).kernel
+    assert kernel.startswith("general" if "strided" in name or "causal" in name else "fused")
 
     def run(threads: int) -> list[Tensor]:
         torch.set_num_threads(threads)
@@ -52,7 +56,24 @@ def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype) -> None:
         return [output, lse, *grads]
 
     first = run(1)
-    for threads in (1, 2, 3, 7):
+    for threads in (1, 2, 3, 5, 7):
+        assert all(torch.equal(a, b) for a, b in zip(run(threads), first, strict=True)), threads
+
+
+@pytest.mark.parametrize("settings", [{}, {"stride": 2, "dilation": (3, 1), "is_causal": (False, True)}], ids=str)
+def test_bits_of_two_stages_do_not_depend_on_threads(settings: dict[str, Any]) -> None:
+    q, k, v = torch.randn(3, 2, 40, 9, 2, 8)
+    rpb, more = torch.randn(2, 5, 5), torch.randn(2, 2, 5, 2, 8)
+    leaves = [t.requires_grad_() for t in (q, k, v, rpb, more)]
+
+    def run(threads: int) -> list[Tensor]:
+        torch.set_num_threads(threads)
+        scores = na2d_qk(q, k, 3, **settings, rpb=rpb, additional_keys=more[0], backend="cpu")
+        output = na2d_av(scores.softmax(-1), v, 3, **settings, additional_values=more[1], backend="cpu")
+        return [scores.detach(), output.detach(), *torch.autograd.grad(output.square().sum(), leaves)]
+
+    first = run(1)
+    for threads in (1, 2, 3, 5, 7):
         assert all(torch.equal(a, b) for a, b in zip(run(threads), first, strict=True)), threads
 
 

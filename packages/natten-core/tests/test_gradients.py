@@ -70,6 +70,27 @@ def test_packed_gradients_of_gradients(case: Case, backend: str) -> None:
     assert gradgradcheck(attend_packed(case, backend), packed_tensors(case), fast_mode=True, check_batched_grad=True)
 
 
+def test_packed_gradients_with_additional_keys(backend: str) -> None:
+    case = SMALL[0]._replace(additional=2, is_causal=(True,))
+    tensors = case.tensors()
+    more = tensors["additional_keys"], tensors["additional_values"]
+
+    def function(qkv: Tensor, rpb: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        return natten_core.na1d_qkvpacked(
+            qkv,
+            **case.settings,
+            rpb=rpb,
+            additional_keys=keys,
+            additional_values=values,
+            return_lse=True,
+            backend=backend,
+        )
+
+    inputs = (*packed_tensors(case), *more)
+    assert gradcheck(function, inputs, check_batched_grad=True)
+    assert gradgradcheck(function, inputs, fast_mode=True, check_batched_grad=True)
+
+
 def test_gradients_without_bias(backend: str) -> None:
     case = SMALL[1]._replace(bias=False)
     tensors = case.tensors()

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import copy
+import io
 import math
+import pickle
 from typing import Any
 
 import natten_oracle
@@ -101,6 +104,88 @@ def test_device_and_dtype() -> None:
     assert {(p.device.type, p.dtype) for p in module.parameters()} == {("meta", torch.bfloat16)}
     x = torch.zeros(2, 5, 6, 8, device="meta", dtype=torch.bfloat16)
     assert module(x).shape == x.shape
+
+
+def test_an_empty_batch() -> None:
+    module = NeighborhoodAttention2D(8, 2, 3)
+    x = torch.zeros(0, 6, 7, 8, requires_grad=True)
+    output = module(x)
+    assert output.shape == x.shape
+    output.sum().backward()
+    assert all(p.grad is not None and not p.grad.any() for p in module.parameters())
+
+
+def copies(module: Any) -> dict[str, Any]:
+    """The module in every way that one is kept or sent."""
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return {
+        "deepcopy": copy.deepcopy(module),
+        "pickle": pickle.loads(pickle.dumps(module)),
+        "torch.save": torch.load(file, weights_only=False),
+    }
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_copies_are_the_same_module(rank: int) -> None:
+    module = MODULES[rank](8, 2, 3, dilation=2, is_causal=True, qk_scale=0.3, attn_drop=0.1).eval()
+    x = torch.randn(1, *(9, 8, 7)[:rank], 8)
+    for name, other in copies(module).items():
+        assert str(other) == str(module), name
+        assert torch.equal(other(x), module(x)), name
+        assert not {p.data_ptr() for p in other.parameters()} & {p.data_ptr() for p in module.parameters()}, name
+
+
+def test_functional_call() -> None:
+    module, other = (NeighborhoodAttention2D(8, 2, 3) for _ in range(2))
+    x = torch.randn(1, 6, 7, 8)
+    found = torch.func.functional_call(module, dict(other.named_parameters()), (x,))
+    assert torch.equal(found, other(x))
+    (grad,) = torch.autograd.grad(found.sum(), other.rpb)
+    assert grad.abs().sum() > 0
+
+
+SCRIPTED: list[dict[str, Any]] = [
+    {},
+    {"rel_pos_bias": False, "qkv_bias": False},
+    {"dilation": 2, "is_causal": True, "stride": 2, "qk_scale": 0.3},
+    {"attn_drop": 0.3, "proj_drop": 0.1},
+]
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.filterwarnings("ignore:`torch.jit.(script|save|load)` is deprecated.:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.(script|save|load)` is deprecated.:DeprecationWarning")
+@pytest.mark.parametrize("settings", SCRIPTED, ids=str)
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_torchscript(rank: int, settings: dict[str, Any]) -> None:
+    """Also on maps that must be padded, and after a journey through a file."""
+    module = MODULES[rank](8, 2, 3, **settings)
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(module), file)
+    file.seek(0)
+    scripted = torch.jit.load(file)
+    for spatial in ((9, 8, 7), (4, 9, 5), (1, 2, 8)):
+        x = torch.randn(2, *spatial[:rank], 8)
+        results = []
+        for one in (module, scripted):
+            torch.manual_seed(1)
+            output = one(x)
+            results.append([output, *torch.autograd.grad(output.square().sum(), tuple(one.parameters()))])
+        torch.testing.assert_close(*results)
+    torch.testing.assert_close(scripted.eval()(x), module.eval()(x))
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace(_method)?` is deprecated.:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace(_method)?` is deprecated.:DeprecationWarning")
+def test_trace() -> None:
+    module = NeighborhoodAttention2D(8, 2, 3, dilation=(1, 2)).eval()
+    traced = torch.jit.trace(module, torch.randn(2, 6, 7, 8))
+    x = torch.randn(3, 6, 7, 8)
+    torch.testing.assert_close(traced(x), module(x))
 
 
 def test_scale() -> None:

@@ -233,7 +233,7 @@ def test_diagnostics_command() -> None:
 def test_import_is_lean() -> None:
     code = (
         "import torch, sys; before = set(sys.modules); import natten_core\n"
-        "heavy = ('torch._dynamo', 'torch._inductor', 'numpy', 'timm', 'sympy')\n"
+        "heavy = ('torch._dynamo', 'torch._inductor', 'numpy', 'timm', 'sympy', 'torch.utils.flop_counter')\n"
         "print([name for name in heavy if name in sys.modules and name not in before], torch.cuda.is_initialized())"
     )
     assert run(code).stdout.strip() == "[] False"

@@ -1,4 +1,4 @@
-"""torch.func, torch.vmap and autocast: right on every backend, also where the kernels step aside."""
+"""torch.func and torch.vmap: right on every backend, also where the kernels step aside."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 from natten_cases import Case
 from torch import Tensor
+from torch.autograd import forward_ad
 
-import natten_core
 from natten_core import na2d, na2d_qkvpacked
 
 pytestmark = pytest.mark.filterwarnings("ignore::natten_core.NattenFallbackWarning")
@@ -112,6 +112,31 @@ def test_vmap(in_dims: tuple[int | None, ...], route: str) -> None:
         close(tuple(part[i] for part in found), oracle(*chosen))
 
 
+def test_transforms_of_everything(route: str) -> None:
+    """Stride, causality, grouped heads, additional keys: every tensor in every transform."""
+    case = Case("everything", (5, 4), (3, 2), (1, 2), (2, 1), (True, False), 1, 4, 2, 2, 3, 2)
+    samples = [list(case._replace(name=f"everything {i}").tensors(requires_grad=False).values()) for i in range(2)]
+    names, every = tuple(case.tensors()), tuple(range(6))
+
+    def kernel(*tensors: Tensor) -> Any:
+        named = dict(zip(names, tensors, strict=True))
+        return na2d(**named, **case.settings, return_lse=True, backend=route)
+
+    def exact(*tensors: Tensor) -> Any:
+        return case.oracle(dict(zip(names, tensors, strict=True)))
+
+    primals, tangents = (tuple(sample) for sample in samples)
+    found, wanted = (torch.func.jvp(function, primals, tangents) for function in (kernel, exact))
+    close(found, wanted)
+    found, wanted = (torch.func.vjp(function, *primals)[1](wanted[1]) for function in (kernel, exact))
+    close(found, wanted)
+    close(*(torch.func.grad(loss(function), every)(*primals) for function in (kernel, exact)))
+    stacked = [torch.stack(parts) for parts in zip(*samples, strict=True)]
+    mapped = torch.vmap(kernel)(*stacked)
+    for i, sample in enumerate(samples):
+        close(tuple(part[i] for part in mapped), exact(*sample))
+
+
 @pytest.mark.parametrize("in_dims", [(0, None), (2, None), (0, 0), (None, 1), (3, 0)], ids=str)
 def test_vmap_packed(in_dims: tuple[int | None, ...], route: str) -> None:
     samples = [CASE._replace(name=f"sample {i}").tensors(requires_grad=False) for i in range(3)]
@@ -179,24 +204,24 @@ def test_vmap_over_a_backward(packed: bool, with_bias: bool, route: str) -> None
         close(tuple(part[i] for part in found), gradient(*(grad[i] for grad in grads)))
 
 
-def test_autocast_changes_neither_dtype_nor_precision(route: str) -> None:
-    q, k, v, rpb = (t.float() for t in inputs())
-    plain = na2d(q, k, v, **CASE.settings, rpb=rpb, backend=route)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(na2d(q, k, v, **CASE.settings, rpb=rpb, backend=route), plain)
+@pytest.mark.parametrize("packed", [False, True], ids=["separate", "packed"])
+def test_forward_mode_through_a_recorded_backward(packed: bool, route: str) -> None:
+    """The graph is older than the tangent, which the backward operators would lose."""
+    tensors = list(CASE.tensors().values())
+    results = ours(route)(*tensors)
+    if packed:
+        qkv = torch.stack(tensors[:3], -3)
+        results = na2d_qkvpacked(qkv, **CASE.settings, rpb=tensors[3], return_lse=True, backend=route)
+    grads, tangents = ([torch.randn_like(part) for part in results] for _ in range(2))
 
+    def pull_back(*grads: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(results, tensors, grads, retain_graph=True)
 
-def test_autocast_through_a_module() -> None:
-    module = natten_core.NeighborhoodAttention2D(8, 2, 3)
-    x = torch.randn(1, 6, 6, 8)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = module(x)
-    assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.float(), module(x), rtol=0.05, atol=0.02)
-    half.float().sum().backward()
-    assert module.rpb is not None
-    assert module.rpb.grad is not None
-    assert module.rpb.grad.dtype == torch.float32
+    wanted = pull_back(*tangents)  # it is linear
+    close(torch.func.jvp(pull_back, tuple(grads), tuple(tangents))[1], wanted)
+    with forward_ad.dual_level():
+        found = pull_back(*map(forward_ad.make_dual, grads, tangents))
+        close(tuple(forward_ad.unpack_dual(part).tangent for part in found), wanted)
 
 
 def test_inference_mode(route: str) -> None:

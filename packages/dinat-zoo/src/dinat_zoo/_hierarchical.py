@@ -8,7 +8,7 @@ instead of closing the one before, so that a level's output is the feature map t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.layers import ClassifierHead, trunc_normal_
@@ -55,7 +55,10 @@ class Level(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, H, W, dim or dim / 2]` to this level's output `[B, H', W', dim]`."""
         x = self.downsample(x)
-        output: Tensor = checkpoint_seq(self.blocks, x) if self.grad_checkpointing else self.blocks(x)
+        if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            output: Tensor = checkpoint_seq(self.blocks, x)
+        else:
+            output = self.blocks(x)
         return output
 
 
@@ -86,7 +89,8 @@ class NeighborhoodTransformer(nn.Module):
         ValueError: where per-level arguments do not fit `depths` or a level's channels its heads.
     """
 
-    pretrained_cfg: dict[str, Any]  # set by timm's builder
+    if TYPE_CHECKING:  # TorchScript cannot read it
+        pretrained_cfg: dict[str, Any]  # set by timm's builder
 
     def __init__(
         self,

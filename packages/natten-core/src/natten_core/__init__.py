@@ -6,6 +6,7 @@ See `neighborhood_attention` for the definition, `NeighborhoodAttention2D` and i
 
 from __future__ import annotations
 
+from natten_core import flops
 from natten_core._info import __version__, build_info
 from natten_core._select import Explanation, NattenFallbackWarning, explain
 from natten_core.functional import (
@@ -30,6 +31,7 @@ __all__ = [
     "__version__",
     "build_info",
     "explain",
+    "flops",
     "merge_attentions",
     "na1d",
     "na1d_av",

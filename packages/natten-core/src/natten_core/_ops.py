@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from natten_core import _second_order, _vmap
+from natten_core import _direct, _second_order, _vmap
 from natten_core._problem import compute_dtype
+from natten_core._select import transformed
 from natten_core.backends import cpu, cuda
 
 _LIBRARY = torch.library.Library("natten_core", "DEF")
@@ -20,13 +21,32 @@ _OPTIONAL = "Tensor? rpb, Tensor? additional_keys, Tensor? additional_values"
 _GRADS = "Tensor grad_output, Tensor? grad_lse"
 
 
-def _define(name: str, arguments: str, results: int) -> Any:
-    schema = f"{name}({arguments}, {_SETTINGS}) -> ({', '.join(['Tensor'] * results)})"
+_OPERATORS: dict[str, Any] = {}
+_KERNELS: dict[str, dict[str, Any]] = {}
+
+
+def define(name: str, arguments: str, results: int, kernels: dict[str, Any]) -> Any:
+    """Makes an operator of this package, and returns it.
+
+    Args:
+        name: its name, and that of its kernels.
+        arguments: as in a schema; the causality of the axes comes after three settings.
+        results: number of tensors that it returns.
+        kernels: the module that has its kernel, by the type of the device.
+    """
+    returned = "Tensor" if results == 1 else f"({', '.join(['Tensor'] * results)})"
     # The kernels read pointers: what a compiler hands them must be laid out as in eager mode.
-    _LIBRARY.define(schema, tags=(torch.Tag.needs_fixed_stride_order, torch.Tag.pt2_compliant_tag))
-    _LIBRARY.impl(name, getattr(cpu, name), "CPU")
-    _LIBRARY.impl(name, getattr(cuda, name), "CUDA")
-    return getattr(torch.ops.natten_core, name).default
+    tags = (torch.Tag.needs_fixed_stride_order, torch.Tag.pt2_compliant_tag)
+    _LIBRARY.define(f"{name}({arguments}) -> {returned}", tags=tags)
+    _KERNELS[name] = {device: getattr(module, name) for device, module in kernels.items()}
+    for device, kernel in _KERNELS[name].items():
+        _LIBRARY.impl(name, kernel, device.upper())
+    _OPERATORS[name] = getattr(torch.ops.natten_core, name).default
+    return _OPERATORS[name]
+
+
+def _define(name: str, arguments: str, results: int) -> Any:
+    return define(name, f"{arguments}, {_SETTINGS}", results, {"cpu": cpu, "cuda": cuda})
 
 
 na_forward = _define("na_forward", f"{_SEPARATE}, {_OPTIONAL}", 2)
@@ -98,6 +118,9 @@ _N_SETTINGS = 5
 _NO_SETTINGS = (None,) * _N_SETTINGS
 
 
+_REFERENCE = {"na_backward": _second_order.attention, "na_qkvpacked_backward": _second_order.packed_attention}
+
+
 def _save_forward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     ctx.save_for_backward(*inputs[:-_N_SETTINGS], *output)
     ctx.settings = inputs[-_N_SETTINGS:]
@@ -110,42 +133,42 @@ def _save_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ctx.set_materialize_grads(False)
 
 
-def _gradients(
-    ctx: Any, backward: Any, grad_output: Tensor | None, grad_lse: Tensor | None
-) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, name: str, grad_output: Tensor | None, grad_lse: Tensor | None) -> list[Tensor | None]:
     *inputs, output, lse = ctx.saved_tensors
+    if transformed():
+        return _second_order.gradients(_REFERENCE[name](*ctx.settings), inputs, (grad_output, grad_lse))
     if grad_output is None:
         grad_output = torch.zeros_like(output)
-    grads = backward(grad_output, grad_lse, *inputs, output, lse, *ctx.settings)
-    return *(None if given is None else grad for given, grad in zip(inputs, grads, strict=True)), *_NO_SETTINGS
+    grads = run(name, (grad_output, grad_lse, *inputs, output, lse), ctx.settings)
+    return [None if given is None else grad for given, grad in zip(inputs, grads, strict=True)]
 
 
 def _backward(ctx: Any, grad_output: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _gradients(ctx, na_backward, grad_output, grad_lse)
+    return *_gradients(ctx, "na_backward", grad_output, grad_lse), *_NO_SETTINGS
 
 
 def _packed_backward(ctx: Any, grad_output: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _gradients(ctx, na_qkvpacked_backward, grad_output, grad_lse)
+    return *_gradients(ctx, "na_qkvpacked_backward", grad_output, grad_lse), *_NO_SETTINGS
 
 
 # The results of a backward operator are taken as functions of the gradients and of the forward's inputs: the forward's
 # results are functions of these too, and get no gradient of their own.
 
 
-def _second_gradients(ctx: Any, forward: Any, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+def _second_gradients(ctx: Any, name: str, cotangents: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     grad_output, grad_lse, *inputs = ctx.saved_tensors
     found, outer = _second_order.gradients_of_gradients(
-        forward(*ctx.settings), inputs, (grad_output, grad_lse), cotangents
+        _REFERENCE[name](*ctx.settings), inputs, (grad_output, grad_lse), cotangents
     )
     return *outer, *found, None, None, *_NO_SETTINGS
 
 
 def _double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _second_gradients(ctx, _second_order.attention, cotangents)
+    return _second_gradients(ctx, "na_backward", cotangents)
 
 
 def _packed_double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    return _second_gradients(ctx, _second_order.packed_attention, cotangents)
+    return _second_gradients(ctx, "na_qkvpacked_backward", cotangents)
 
 
 torch.library.register_autograd("natten_core::na_forward", _backward, setup_context=_save_forward)
@@ -154,6 +177,47 @@ torch.library.register_autograd("natten_core::na_qkvpacked_forward", _packed_bac
 torch.library.register_autograd(
     "natten_core::na_qkvpacked_backward", _packed_double_backward, setup_context=_save_backward
 )
+
+# Calls of this package.
+
+_BACKWARD_OF = {"na_forward": "na_backward", "na_qkvpacked_forward": "na_qkvpacked_backward"}
+
+
+def run(name: str, tensors: Sequence[Tensor | None], settings: Sequence[Any]) -> Any:
+    """Calls an operator, or, where that makes no difference, its kernel.
+
+    Args:
+        name: of the operator.
+        tensors: its tensor arguments.
+        settings: its other arguments; causality may be told by bools.
+    """
+    if _direct.unobserved(tensors):
+        like: Tensor = tensors[0]  # type: ignore[assignment]
+        if not _direct.wants_gradient(tensors):
+            kernel = _KERNELS[name].get("cuda" if like.is_cuda else "cpu")
+            if kernel is not None:
+                return kernel(*tensors, *settings)
+        elif name in _BACKWARD_OF and _direct.records():
+            return _Attention.apply(name, settings, *tensors)
+    is_causal = [int(one) for one in settings[3]]
+    return _OPERATORS[name](*tensors, *settings[:3], is_causal, *settings[4:])
+
+
+class _Attention(torch.autograd.Function):
+    """What autograd records of a forward operator, without the operator around it."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, settings: tuple[Any, ...], *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+        ctx.name = name
+        kernel = _KERNELS[name]["cuda" if tensors[0].is_cuda else "cpu"]  # type: ignore[union-attr]
+        output: tuple[Tensor, Tensor] = kernel(*tensors, *settings)
+        _save_forward(ctx, (*tensors, *settings), output)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        return None, None, *_gradients(ctx, _BACKWARD_OF[ctx.name], *grads)
+
 
 # vmap: the axis of the heads in the tensor arguments and in the results, and which argument is the bias.
 

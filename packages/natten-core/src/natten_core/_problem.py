@@ -45,6 +45,11 @@ class Problem(NamedTuple):
     """Of scores, log-sum-exp and every accumulation: float32, or float64 for float64 inputs."""
     device: torch.device
 
+    @property
+    def settings(self) -> tuple[Shape, Shape, Shape, tuple[bool, ...], float]:
+        """Kernel size, stride, dilation, causality and scale, as the kernels take them."""
+        return self[2:7]
+
 
 class Facts(NamedTuple):
     """What a check needs to know about one tensor."""
@@ -83,7 +88,7 @@ def check(
         TypeError: an argument of the wrong Python type.
         ValueError: a value that cannot work; the message names the argument, its value and what would work.
     """
-    settings = (_hashable(kernel_size), _hashable(stride), _hashable(dilation), _hashable(is_causal), scale, rank)
+    settings = (kernel_size, stride, dilation, is_causal, scale, rank)
     tensors = (
         _facts("query", query),
         _facts("key", key),
@@ -108,7 +113,7 @@ def check_packed(
     rank: int | None,
 ) -> Problem:
     """As `check`, for one `qkv` of shape [batch, *spatial, 3, heads, head_dim]."""
-    settings = (_hashable(kernel_size), _hashable(stride), _hashable(dilation), _hashable(is_causal), scale, rank)
+    settings = (kernel_size, stride, dilation, is_causal, scale, rank)
     tensors = (
         _facts("qkv", qkv),
         None if rpb is None else _facts("rpb", rpb),
@@ -168,7 +173,7 @@ def check_av(
         raise ValueError(f"attn must have {slots} as its last size, got shape {list(shape)}")
     one = ((*shape[:-1], like[-1]), weights.dtype, weights.device, True)
     key = (like, weights.dtype, weights.device, True)
-    settings = (window, _hashable(stride), _hashable(dilation), _hashable(is_causal), 1.0, rank)
+    settings = (window, stride, dilation, is_causal, 1.0, rank)
     return _run(_check, _check_once, attn, settings, (one, key, key, None, more, more))
 
 
@@ -218,12 +223,16 @@ def _is_int(value: Any) -> bool:
 def _run(build: Any, build_once: Any, query: Tensor, settings: Any, tensors: Any) -> Problem:
     # Traced and wrapped tensors have symbolic sizes, which no cache can hold.
     if torch.compiler.is_compiling() or type(query) not in (Tensor, torch.nn.Parameter):
-        problem: Problem = build(*settings, *tensors)
+        problem: Problem = build(*map(_hashable, settings), *tensors)
         return problem
     try:
         problem = build_once(*settings, *tensors)
-    except TypeError:  # perhaps an unhashable argument: the plain check has the right message
-        problem = build(*settings, *tensors)
+    except TypeError:  # a list, or an argument of a wrong type, of which the plain check has the right message
+        settings = tuple(map(_hashable, settings))
+        try:
+            problem = build_once(*settings, *tensors)
+        except TypeError:
+            problem = build(*settings, *tensors)
     return problem
 
 
@@ -235,8 +244,8 @@ def _facts(name: str, tensor: Any) -> Plain:
     """What `Facts` holds."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    shape = tensor.shape
-    return shape, tensor.dtype, tensor.device, len(shape) == 0 or shape[-1] == 1 or tensor.stride(-1) == 1
+    shape, strides = tensor.shape, tensor.stride()
+    return shape, tensor.dtype, tensor.device, len(shape) == 0 or strides[-1] == 1 or shape[-1] == 1
 
 
 def _check_packed(

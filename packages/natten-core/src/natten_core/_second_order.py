@@ -1,4 +1,4 @@
-"""Derivatives of the backward operators: recomputed through the reference, which is differentiable itself."""
+"""Derivatives of the backward operators: recomputed through the reference, which is differentiable in any way."""
 
 from __future__ import annotations
 
@@ -13,6 +13,39 @@ from natten_core.backends import reference
 
 Optional: TypeAlias = Tensor | None
 Results: TypeAlias = tuple[Tensor, Tensor | None]
+
+
+def gradients(
+    forward: Callable[..., Results], inputs: Sequence[Optional], grad_outputs: Sequence[Optional]
+) -> list[Optional]:
+    """The gradients of `inputs` as plain torch operations, which forward mode can follow.
+
+    Args:
+        forward: differentiable function of `inputs` to its results.
+        inputs: tensors, or None for those not given.
+        grad_outputs: gradients of the results, or None.
+    """
+    given = [i for i, tensor in enumerate(inputs) if tensor is not None]
+
+    def of_given(*tensors: Tensor) -> Results:
+        every = list(inputs)
+        for i, tensor in zip(given, tensors, strict=True):
+            every[i] = tensor
+        return forward(*every)
+
+    results, pull_back = torch.func.vjp(  # type: ignore[misc]  # with has_aux there would be three
+        of_given, *(inputs[i] for i in given)
+    )
+    found = pull_back(
+        tuple(
+            torch.zeros_like(result) if grad is None else grad
+            for result, grad in zip(results, grad_outputs, strict=True)
+        )
+    )
+    every: list[Optional] = [None] * len(inputs)
+    for i, grad in zip(given, found, strict=True):
+        every[i] = grad
+    return every
 
 
 def gradients_of_gradients(

@@ -10,8 +10,9 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from natten_core import _problem
+from natten_core import _autocast, _problem
 from natten_core._problem import Problem
 from natten_core._tracing import run_while_tracing
 from natten_core.backends import BACKENDS
@@ -75,6 +76,9 @@ def explain(
         'cpu'
     """
     del return_lse
+    query, key, value, additional_keys, additional_values = _autocast.cast(
+        query, key, value, additional_keys, additional_values
+    )
     problem = _problem.check(
         query,
         key,
@@ -149,6 +153,23 @@ def warn_fallback(reason: str) -> None:
         _warned.add(reason)
         message = f"natten_core falls back to its reference in plain torch, which is far slower: {reason}"
         warnings.warn(message, NattenFallbackWarning, stacklevel=_callers_level())
+
+
+@run_while_tracing
+def transformed() -> bool:
+    """Whether a derivative is being taken that the operators, knowing reverse mode and vmap, would get wrong.
+
+    A compiler runs this while it traces, with the transforms around the call in place, and guards on these.
+    """
+    if forward_ad._current_level >= 0:
+        warn_fallback("forward-mode differentiation needs plain torch operations")
+        return True
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        for interpreter in torch._C._functorch.get_interpreter_stack() or ():
+            if interpreter.key() != torch._C._functorch.TransformType.Vmap:
+                warn_fallback("torch.func transforms other than vmap need plain torch operations")
+                return True
+    return False
 
 
 def _callers_level() -> int:

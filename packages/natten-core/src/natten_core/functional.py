@@ -9,14 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from natten_core import _ops, _problem
+from natten_core import _autocast, _ops, _problem
 from natten_core._problem import Problem
-from natten_core._select import select, warn_fallback
-from natten_core._tracing import run_while_tracing
+from natten_core._select import select, transformed
 from natten_core.backends import reference
 
 __all__ = [
@@ -336,6 +333,10 @@ def _attend(
     return_lse: bool,
     rank: int | None,
 ) -> tuple[Tensor, Tensor | None]:
+    if _autocast.is_on():
+        query, key, value, additional_keys, additional_values = _autocast.cast(
+            query, key, value, additional_keys, additional_values
+        )
     problem = _problem.check(
         query,
         key,
@@ -354,9 +355,8 @@ def _attend(
         return reference.neighborhood_attention(
             problem, query, key, value, rpb, additional_keys, additional_values, 0.0, return_lse
         )
-    results: tuple[Tensor, Tensor] = _ops.na_forward(
-        query, key, value, rpb, additional_keys, additional_values, *_settings(problem)
-    )
+    tensors = (query, key, value, rpb, additional_keys, additional_values)
+    results: tuple[Tensor, Tensor] = _ops.run("na_forward", tensors, problem.settings)
     return results
 
 
@@ -374,6 +374,8 @@ def _attend_packed(
     return_lse: bool,
     rank: int | None,
 ) -> tuple[Tensor, Tensor | None]:
+    if _autocast.is_on():
+        qkv, additional_keys, additional_values = _autocast.cast(qkv, additional_keys, additional_values)
     problem = _problem.check_packed(
         qkv, kernel_size, stride, dilation, is_causal, scale, rpb, additional_keys, additional_values, rank
     )
@@ -382,33 +384,10 @@ def _attend_packed(
         return reference.neighborhood_attention(
             problem, query, key, value, rpb, additional_keys, additional_values, 0.0, return_lse
         )
-    results: tuple[Tensor, Tensor] = _ops.na_qkvpacked_forward(
-        qkv, rpb, additional_keys, additional_values, *_settings(problem)
-    )
+    tensors = (qkv, rpb, additional_keys, additional_values)
+    results: tuple[Tensor, Tensor] = _ops.run("na_qkvpacked_forward", tensors, problem.settings)
     return results
 
 
-def _settings(problem: Problem) -> tuple[Any, ...]:
-    is_causal = tuple(int(causal) for causal in problem.is_causal)
-    return problem.kernel_size, problem.stride, problem.dilation, is_causal, problem.scale
-
-
 def _takes_reference(problem: Problem, backend: str) -> bool:
-    return select(problem, backend) == "reference" or _transformed()
-
-
-@run_while_tracing
-def _transformed() -> bool:
-    """Whether a derivative is being taken that the operators, knowing reverse mode and vmap, would get wrong.
-
-    A compiler runs this while it traces, with the transforms around the call in place, and guards on these.
-    """
-    if forward_ad._current_level >= 0:
-        warn_fallback("forward-mode differentiation needs plain torch operations")
-        return True
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        for interpreter in torch._C._functorch.get_interpreter_stack() or ():
-            if interpreter.key() != torch._C._functorch.TransformType.Vmap:
-                warn_fallback("torch.func transforms other than vmap need plain torch operations")
-                return True
-    return False
+    return select(problem, backend) == "reference" or transformed()

@@ -88,6 +88,16 @@ class _NeighborhoodAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attends within `[batch, *spatial, embed_dim]`, and returns the same shape."""
+        # TorchScript compiles one branch alone, and of the other no more than its syntax has to be of its kind.
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            output = self._attend_in_script(x)
+        else:
+            output = self._attend(x)
+        projected: Tensor = self.proj_drop(self.proj(output.flatten(-2)))
+        return projected
+
+    def _attend(self, x: Tensor) -> Tensor:
+        """`[batch, *spatial, heads, head_dim]`."""
         if x.ndim != self.rank + 2 or x.shape[-1] != self.embed_dim:
             wanted = f"[batch, {self.rank} spatial sizes, {self.embed_dim}]"
             raise ValueError(f"x must be {wanted}, got shape {list(x.shape)}")
@@ -102,8 +112,7 @@ class _NeighborhoodAttention(nn.Module):
         if padded is not x:
             for axis, length in enumerate(spatial):
                 output = output.narrow(1 + axis, 0, length)
-        projected: Tensor = self.proj_drop(self.proj(output.flatten(-2)))
-        return projected
+        return output
 
     def _pad(self, x: Tensor) -> Tensor:
         kernel_size = _problem.per_axis("kernel_size", self.kernel_size, self.rank)
@@ -112,6 +121,34 @@ class _NeighborhoodAttention(nn.Module):
         if not any(missing):
             return x
         return nn.functional.pad(x, [0, 0, *(side for end in reversed(missing) for side in (0, end))])
+
+    def _attend_in_script(self, x: Tensor) -> Tensor:
+        """As `_attend`, in what TorchScript knows of Python: calls the operators, which have no fallback."""
+        kernel_size: list[int] = [one for one in self.kernel_size]  # noqa: C416  # it has no list(tuple)
+        stride: list[int] = [one for one in self.stride]  # noqa: C416
+        dilation: list[int] = [one for one in self.dilation]  # noqa: C416
+        is_causal: list[int] = [int(one) for one in self.is_causal]
+        spatial = x.shape[1:-1]
+        sides = [0, 0]
+        for i in range(len(spatial)):
+            axis = len(spatial) - 1 - i
+            sides += [0, max(0, kernel_size[axis] * dilation[axis] - spatial[axis])]
+        qkv = self.qkv(nn.functional.pad(x, sides)).unflatten(-1, [3, self.num_heads, self.head_dim])
+        if self.training and self.attn_drop > 0:
+            query, key, value = qkv.unbind(-3)
+            scores = torch.ops.natten_core.qk(
+                query, key, self.rpb, None, kernel_size, stride, dilation, is_causal, self.scale
+            )
+            weights = nn.functional.dropout(torch.softmax(scores, -1), self.attn_drop)
+            output = torch.ops.natten_core.av(weights, value, None, kernel_size, stride, dilation, is_causal)
+        else:
+            output, _ = torch.ops.natten_core.na_qkvpacked_forward(
+                qkv, self.rpb, None, None, kernel_size, stride, dilation, is_causal, self.scale
+            )
+        cropped: Tensor = output
+        for axis in range(len(spatial)):
+            cropped = cropped.narrow(1 + axis, 0, spatial[axis])
+        return cropped
 
     def extra_repr(self) -> str:
         """The settings, as printed with the module."""

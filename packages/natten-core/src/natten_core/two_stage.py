@@ -10,11 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from natten_core import _problem, _two_stage_ops
+from natten_core import _autocast, _problem, _two_stage_ops  # noqa: F401  # defines the operators
+from natten_core._ops import run
 from natten_core._problem import Problem
-from natten_core._select import select, warn_fallback
+from natten_core._select import select, transformed, warn_fallback
 from natten_core.backends import reference, reference_two_stage
-from natten_core.functional import Causal, PerAxis, _settings, _transformed
+from natten_core.functional import Causal, PerAxis
 
 __all__ = ["na1d_av", "na1d_qk", "na2d_av", "na2d_qk", "na3d_av", "na3d_qk"]
 
@@ -172,15 +173,15 @@ def attend_with_dropout(
     dropout: float,
 ) -> Tensor:
     """The output of attention on `[batch, *spatial, 3, heads, head_dim]`, with dropout of the weights."""
+    (qkv,) = _autocast.cast(qkv)
     problem = _problem.check_packed(qkv, kernel_size, stride, dilation, is_causal, scale, rpb, None, None, rank)
     query, key, value = qkv.unbind(-3)
     if not has_kernels(problem, "auto"):
         output, _ = reference.neighborhood_attention(problem, query, key, value, rpb, None, None, dropout, False)
         return output
-    *window, factor = _settings(problem)
-    scores = _two_stage_ops.qk(query, key, rpb, None, *window, factor)
-    weights = torch.nn.functional.dropout(torch.softmax(scores, -1), dropout)
-    attended: Tensor = _two_stage_ops.av(weights, value, None, *window)
+    scores = run("qk", (query, key, rpb, None), problem.settings)
+    (weights,) = _autocast.cast(torch.nn.functional.dropout(torch.softmax(scores, -1), dropout))
+    attended: Tensor = run("av", (weights, value, None), problem.settings[:-1])
     return attended
 
 
@@ -191,7 +192,7 @@ def has_kernels(problem: Problem, backend: str) -> bool:
         if backend == "cuda":
             raise NotImplementedError("backend 'cuda' cannot run this: it has no kernels for the two-stage form")
         warn_fallback("the cuda kernels have no two-stage form")
-    return chosen == "cpu" and not _transformed()
+    return chosen == "cpu" and not transformed()
 
 
 def _qk(
@@ -207,11 +208,12 @@ def _qk(
     backend: str,
     rank: int,
 ) -> Tensor:
+    query, key, additional_keys = _autocast.cast(query, key, additional_keys)
     settings = (kernel_size, stride, dilation, is_causal, scale)
     problem = _problem.check_qk(query, key, *settings, rpb, additional_keys, rank)
     if not has_kernels(problem, backend):
         return reference_two_stage.qk(problem, query, key, rpb, additional_keys)
-    scores: Tensor = _two_stage_ops.qk(query, key, rpb, additional_keys, *_settings(problem))
+    scores: Tensor = run("qk", (query, key, rpb, additional_keys), problem.settings)
     return scores
 
 
@@ -226,8 +228,9 @@ def _av(
     backend: str,
     rank: int,
 ) -> Tensor:
+    attn, value, additional_values = _autocast.cast(attn, value, additional_values)
     problem = _problem.check_av(attn, value, kernel_size, stride, dilation, is_causal, additional_values, rank)
     if not has_kernels(problem, backend):
         return reference_two_stage.av(problem, attn, value, additional_values)
-    output: Tensor = _two_stage_ops.av(attn, value, additional_values, *_settings(problem)[:-1])
+    output: Tensor = run("av", (attn, value, additional_values), problem.settings[:-1])
     return output

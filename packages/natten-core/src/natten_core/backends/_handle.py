@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
+from operator import mul
 from typing import Any
 
 import torch
@@ -101,12 +103,33 @@ def shape(tensor: Tensor | None) -> Any:
 
 def hashable(settings: Sequence[Any]) -> tuple[Any, ...]:
     """Settings as an operator gets them, lists and numbers, as tuples and numbers."""
+    if type(settings[0]) is tuple:
+        return tuple(settings)
     return tuple(tuple(one) if isinstance(one, list) else one for one in settings)
+
+
+@lru_cache(maxsize=1024)
+def results(query: tuple[int, ...], value: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Shape and strides of the output, shape and strides of the log-sum-exp: for `new_empty_strided`, the quickest."""
+    output, lse = (*query[:-1], value[-1]), tuple(query[:-1])
+    return output, _contiguous(output), lse, _contiguous(lse)
+
+
+def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
+    steps = accumulate((max(size, 1) for size in reversed(shape[1:])), mul, initial=1)
+    return tuple(reversed(list(steps)))
 
 
 def span(tensor: Tensor | None) -> tuple[int, ...] | None:
     """Address and strides."""
     return None if tensor is None else (tensor.data_ptr(), *tensor.stride())
+
+
+def spans_of_three(packed: Sequence[int], itemsize: int) -> list[tuple[int, ...]]:
+    """The spans of query, key and value in that of [B, *spatial, 3, heads, head_dim]."""
+    start, *strides = packed
+    step = strides.pop(-3) * itemsize
+    return [(start + i * step, *strides) for i in range(3)]
 
 
 def address(tensor: Tensor | None) -> int:

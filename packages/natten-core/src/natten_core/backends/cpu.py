@@ -11,7 +11,17 @@ from torch import Tensor
 
 from natten_core import _loader
 from natten_core._problem import Problem, compute_dtype
-from natten_core.backends._handle import address, facts, hashable, kernels, make, shape, span
+from natten_core.backends._handle import (
+    address,
+    facts,
+    hashable,
+    kernels,
+    make,
+    results,
+    shape,
+    span,
+    spans_of_three,
+)
 
 NAME = "cpu"
 
@@ -59,14 +69,8 @@ def na_forward(
     *settings: Any,
 ) -> tuple[Tensor, Tensor]:
     """Output [B, *spatial, heads, head_dim_v] in `query`'s dtype, lse [B, *spatial, heads] in the compute dtype."""
-    dtype = compute_dtype(query.dtype)
-    output = torch.empty((*query.shape[:-1], value.shape[-1]), dtype=dtype)
-    lse = torch.empty(query.shape[:-1], dtype=dtype)
-    if query.numel():
-        inputs = _inputs((query, key, value, rpb, additional_keys, additional_values), dtype)
-        problem = make(dtype, *map(shape, inputs), *hashable(settings))
-        kernels().cpu_forward(problem, threads(), *_spans(inputs), span(output), span(lse))
-    return output if query.dtype is dtype else output.to(query.dtype), lse
+    call = _Call(query, (query, key, value), (rpb, additional_keys, additional_values))
+    return call.forward((query.shape, key.shape, value.shape), settings)
 
 
 def na_backward(
@@ -83,17 +87,23 @@ def na_backward(
     *settings: Any,
 ) -> tuple[Tensor, ...]:
     """Gradients (contiguous) of query, key, value, rpb, additional keys and values; empty for what was not given."""
-    inputs = (query, key, value, rpb, additional_keys, additional_values)
-    dtype = compute_dtype(query.dtype)
-    grads = [torch.empty(tensor.shape, dtype=dtype) for tensor in (query, key, value)]
-    more = _backward(grad_output, grad_lse, inputs, settings, grads)
+    call = _Call(query, (query, key, value), (rpb, additional_keys, additional_values))
+    grads = [call.empty_like(tensor) for tensor in (query, key, value)]
+    shapes = (query.shape, key.shape, value.shape)
+    more = call.backward(shapes, settings, grad_output, grad_lse, [span(grad) for grad in grads])
     return *(grad.to(query.dtype) for grad in grads), *more
 
 
-def na_qkvpacked_forward(qkv: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+def na_qkvpacked_forward(
+    qkv: Tensor,
+    rpb: Tensor | None,
+    additional_keys: Tensor | None,
+    additional_values: Tensor | None,
+    *settings: Any,
+) -> tuple[Tensor, Tensor]:
     """As `na_forward`, on qkv [B, *spatial, 3, heads, head_dim]."""
-    query, key, value = qkv.unbind(-3)
-    return na_forward(query, key, value, *rest)
+    call = _Call(qkv, (qkv,), (rpb, additional_keys, additional_values))
+    return call.forward((qkv.shape[:-3] + qkv.shape[-2:],) * 3, settings)
 
 
 def na_qkvpacked_backward(
@@ -108,45 +118,98 @@ def na_qkvpacked_backward(
     *settings: Any,
 ) -> tuple[Tensor, ...]:
     """Gradients of qkv (contiguous, written in place by the kernel), rpb, additional keys and values."""
-    inputs = (*qkv.unbind(-3), rpb, additional_keys, additional_values)
-    grad_qkv = torch.empty(qkv.shape, dtype=compute_dtype(qkv.dtype))
-    more = _backward(grad_output, grad_lse, inputs, settings, grad_qkv.unbind(-3))
+    call = _Call(qkv, (qkv,), (rpb, additional_keys, additional_values))
+    grad_qkv = call.empty_like(qkv)
+    shapes = (qkv.shape[:-3] + qkv.shape[-2:],) * 3
+    grads = spans_of_three((grad_qkv.data_ptr(), *grad_qkv.stride()), grad_qkv.itemsize)
+    more = call.backward(shapes, settings, grad_output, grad_lse, grads)
     return grad_qkv.to(qkv.dtype), *more
 
 
-def _backward(
-    grad_output: Tensor,
-    grad_lse: Tensor | None,
-    given: Sequence[Any],
-    settings: Sequence[Any],
-    grads: Sequence[Tensor],
-) -> tuple[Tensor, ...]:
-    """Fills `grads`, those of query, key and value in the compute dtype.
+class _Call:
+    """What the kernels read, and the tensors that had to be copied for it, which live as long as the call."""
 
-    Returns the gradients of rpb, additional keys and values. The kernels compute the softmax again and need neither
-    the output nor the log-sum-exp.
-    """
-    like, dtype = grads[0], grads[0].dtype
-    inputs = _inputs(given, dtype)
-    more = [None if tensor is None else torch.zeros(tensor.shape, dtype=dtype) for tensor in inputs[3:]]
-    if like.numel():
-        problem = make(dtype, *map(shape, inputs), *hashable(settings))
-        (grad_out,) = readable((grad_output,), dtype)
-        kernels().cpu_backward(
-            problem,
-            threads(),
-            *_spans(inputs),
-            span(grad_out),
-            span(grad_lse),
-            *map(span, grads),
-            address(more[0]),
-            span(more[1]),
-            span(more[2]),
+    def __init__(self, like: Tensor, main: Sequence[Tensor], optional: Sequence[Tensor | None]) -> None:
+        self.like, self.optional = like, optional
+        self.dtype = compute_dtype(like.dtype)
+        self.kept: list[Tensor] = []
+        spans = [self.span(tensor) for tensor in main]
+        if len(main) == 1:
+            spans = spans_of_three(spans[0], self.dtype.itemsize)
+        rpb, more_keys, more_values = optional
+        bias = 0
+        if rpb is not None:
+            if rpb.dtype is not self.dtype or not rpb.is_contiguous():
+                rpb = self.keep(rpb.to(self.dtype).contiguous())
+            bias = rpb.data_ptr()
+        self.spans = (
+            *spans,
+            bias,
+            None if more_keys is None else self.span(more_keys),
+            None if more_values is None else self.span(more_values),
         )
-    return tuple(
-        like.new_empty(0, dtype=dtype if i == 0 else given[0].dtype) if grad is None else grad.to(tensor.dtype)
-        for i, (grad, tensor) in enumerate(zip(more, given[3:], strict=True))
-    )
+
+    def forward(self, shapes: Sequence[Any], settings: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        like, dtype = self.like, self.dtype
+        shape, strides, lse_shape, lse_strides = results(shapes[0], shapes[2])
+        output = like.new_empty_strided(shape, strides, dtype=dtype)
+        lse = like.new_empty_strided(lse_shape, lse_strides, dtype=dtype)
+        if like.numel():
+            problem = self.problem(shapes, settings)
+            spans = (output.data_ptr(), *strides), (lse.data_ptr(), *lse_strides)
+            kernels().cpu_forward(problem, threads(), *self.spans, *spans)
+        return output if like.dtype is dtype else output.to(like.dtype), lse
+
+    def backward(
+        self,
+        shapes: Sequence[Any],
+        settings: Sequence[Any],
+        grad_output: Tensor,
+        grad_lse: Tensor | None,
+        grads: Sequence[tuple[int, ...] | None],
+    ) -> tuple[Tensor, ...]:
+        """Fills what `grads` tell of; returns the gradients of rpb, additional keys and additional values.
+
+        The kernels compute the softmax again and need neither the output nor the log-sum-exp.
+        """
+        like, dtype = self.like, self.dtype
+        more = [None if tensor is None else like.new_zeros(tensor.shape, dtype=dtype) for tensor in self.optional]
+        if like.numel():
+            kernels().cpu_backward(
+                self.problem(shapes, settings),
+                threads(),
+                *self.spans,
+                self.span(grad_output),
+                span(grad_lse),
+                *grads,
+                address(more[0]),
+                span(more[1]),
+                span(more[2]),
+            )
+        absent = (dtype, like.dtype, like.dtype)
+        return tuple(
+            like.new_empty(0, dtype=dtype) if given is None or grad is None else grad.to(given.dtype)
+            for grad, given, dtype in zip(more, self.optional, absent, strict=True)
+        )
+
+    def problem(self, shapes: Sequence[Any], settings: Sequence[Any]) -> Any:
+        return make(self.dtype, *shapes, *map(shape, self.optional), *hashable(settings))
+
+    def span(self, tensor: Tensor) -> tuple[int, ...]:
+        """Address and strides of the tensor in the compute dtype, with a unit last stride; of itself where it is so."""
+        strides = tensor.stride()
+        if tensor.dtype is not self.dtype or (strides[-1] != 1 and tensor.shape[-1] != 1):
+            (tensor,) = readable((tensor,), self.dtype)
+            strides = self.keep(tensor).stride()
+        return (tensor.data_ptr(), *strides)
+
+    def empty_like(self, tensor: Tensor) -> Tensor:
+        """For the gradient of `tensor`."""
+        return torch.empty_like(tensor, dtype=self.dtype, memory_format=torch.contiguous_format)
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        self.kept.append(tensor)
+        return tensor
 
 
 def readable(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Any]:
@@ -165,18 +228,6 @@ def readable(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Any]:
 def threads() -> int:
     """How many a call may use."""
     return 1 if _forked else torch.get_num_threads()
-
-
-def _inputs(given: Sequence[Tensor | None], dtype: torch.dtype) -> list[Any]:
-    """Query, key, value, rpb, additional keys and values as the kernels read them."""
-    inputs = readable(given, dtype)
-    inputs[3] = None if inputs[3] is None else inputs[3].contiguous()
-    return inputs
-
-
-def _spans(inputs: Sequence[Any]) -> tuple[Any, ...]:
-    query, key, value, rpb, additional_keys, additional_values = inputs
-    return span(query), span(key), span(value), address(rpb), span(additional_keys), span(additional_values)
 
 
 def _after_fork_in_child() -> None:

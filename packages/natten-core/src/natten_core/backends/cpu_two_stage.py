@@ -17,7 +17,7 @@ def qk(query: Tensor, key: Tensor, rpb: Tensor | None, additional_keys: Tensor |
     """Scores [B, *spatial, heads, slots] in `query`'s dtype."""
     dtype = compute_dtype(query.dtype)
     additional = 0 if additional_keys is None else additional_keys.shape[1]
-    scores = torch.empty((*query.shape[:-1], prod(settings[0]) + additional), dtype=dtype)
+    scores = query.new_empty((*query.shape[:-1], prod(settings[0]) + additional), dtype=dtype)
     if query.numel():
         call = _Scores(dtype, query, key, rpb, additional_keys, settings)
         kernels().cpu_qk(call.problem, threads(), *call.spans, span(scores))
@@ -30,7 +30,7 @@ def qk_backward(
     """Gradients (contiguous) of query, key, rpb and additional keys; empty for what was not given."""
     dtype = compute_dtype(query.dtype)
     given = (query, key, rpb, additional_keys)
-    grads = [None if tensor is None else torch.zeros(tensor.shape, dtype=dtype) for tensor in given]
+    grads = [None if tensor is None else tensor.new_zeros(tensor.shape, dtype=dtype) for tensor in given]
     if query.numel():
         call = _Scores(dtype, query, key, rpb, additional_keys, settings)
         (grad,) = readable((grad_scores,), dtype)
@@ -50,7 +50,7 @@ def qk_backward(
 def av(attn: Tensor, value: Tensor, additional_values: Tensor | None, *settings: Any) -> Tensor:
     """Output [B, *spatial, heads, head_dim_v] in `attn`'s dtype."""
     dtype = compute_dtype(attn.dtype)
-    output = torch.empty((*attn.shape[:-1], value.shape[-1]), dtype=dtype)
+    output = attn.new_empty((*attn.shape[:-1], value.shape[-1]), dtype=dtype)
     if attn.numel():
         call = _Weights(dtype, attn, value, additional_values, settings)
         kernels().cpu_av(call.problem, threads(), *call.spans, span(output))
@@ -63,7 +63,7 @@ def av_backward(
     """Gradients (contiguous) of attn, value and additional values; empty for what was not given."""
     dtype = compute_dtype(attn.dtype)
     given = (attn, value, additional_values)
-    grads = [None if tensor is None else torch.zeros(tensor.shape, dtype=dtype) for tensor in given]
+    grads = [None if tensor is None else tensor.new_zeros(tensor.shape, dtype=dtype) for tensor in given]
     if attn.numel():
         call = _Weights(dtype, attn, value, additional_values, settings)
         (grad,) = readable((grad_output,), dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 from natten_core import _loader
 from natten_core._problem import Problem, compute_dtype
 from natten_core._tracing import run_while_tracing
-from natten_core.backends._handle import facts, hashable, kernels, make, span
+from natten_core.backends._handle import facts, hashable, kernels, make, span, spans_of_three
 
 NAME = "cuda"
 
@@ -140,7 +140,7 @@ def na_qkvpacked_backward(
     grad_qkv = qkv.new_empty(qkv.shape)
     call = _Call((qkv,), rpb, (additional_keys, additional_values))
     shape = qkv.shape[:-3] + qkv.shape[-2:]
-    more = call.backward((shape,) * 3, settings, output, lse, grad_output, grad_lse, _spans_of_three(grad_qkv))
+    more = call.backward((shape,) * 3, settings, output, lse, grad_output, grad_lse, _three(grad_qkv))
     return grad_qkv, *more
 
 
@@ -152,7 +152,7 @@ class _Call:
         self.dtype = self.like.dtype
         self.rpb, self.additional = rpb, additional
         self.kept: list[Tensor] = []
-        spans = _spans_of_three(self.readable(main[0])) if len(main) == 1 else [self.span(one) for one in main]
+        spans = _three(self.readable(main[0])) if len(main) == 1 else [self.span(one) for one in main]
         bias = 0
         if rpb is not None:
             wide = compute_dtype(self.dtype)
@@ -248,8 +248,5 @@ def _stream(device: int) -> int:
     return stream
 
 
-def _spans_of_three(packed: Tensor) -> list[tuple[int, ...]]:
-    """Addresses and strides of query, key and value in [B, *spatial, 3, heads, head_dim]."""
-    address, strides = packed.data_ptr(), packed.stride()
-    step, others = strides[-3] * packed.itemsize, (*strides[:-3], *strides[-2:])
-    return [(address + i * step, *others) for i in range(3)]
+def _three(packed: Tensor) -> list[tuple[int, ...]]:
+    return spans_of_three((packed.data_ptr(), *packed.stride()), packed.itemsize)

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from natten_core._autocast import is_enabled
 from natten_core._problem import Problem
 
 NAME = "reference"
@@ -293,6 +294,6 @@ def _product(sizes: list[int]) -> int:
 
 def no_autocast(device: str) -> torch.autocast | nullcontext[None]:
     """Half precision would be wrong in here: the half types ask for float32 accumulation."""
-    if device == "meta" or not torch.is_autocast_enabled(device):
+    if not is_enabled(device):
         return nullcontext()
     return torch.autocast(device, enabled=False)
