@@ -69,8 +69,8 @@ def na_forward(
     *settings: Any,
 ) -> tuple[Tensor, Tensor]:
     """Output [B, *spatial, heads, head_dim_v] in `query`'s dtype, lse [B, *spatial, heads] in the compute dtype."""
-    call = _Call(query, (query, key, value), (rpb, additional_keys, additional_values))
-    return call.forward((query.shape, key.shape, value.shape), settings)
+    shapes = (query.shape, key.shape, value.shape)
+    return _Call((query, key, value), shapes, (rpb, additional_keys, additional_values), settings).forward()
 
 
 def na_backward(
@@ -87,10 +87,10 @@ def na_backward(
     *settings: Any,
 ) -> tuple[Tensor, ...]:
     """Gradients (contiguous) of query, key, value, rpb, additional keys and values; empty for what was not given."""
-    call = _Call(query, (query, key, value), (rpb, additional_keys, additional_values))
-    grads = [call.empty_like(tensor) for tensor in (query, key, value)]
     shapes = (query.shape, key.shape, value.shape)
-    more = call.backward(shapes, settings, grad_output, grad_lse, [span(grad) for grad in grads])
+    call = _Call((query, key, value), shapes, (rpb, additional_keys, additional_values), settings)
+    grads = [call.empty_like(tensor) for tensor in (query, key, value)]
+    more = call.backward(grad_output, grad_lse, [span(grad) for grad in grads])
     return *(grad.to(query.dtype) for grad in grads), *more
 
 
@@ -102,8 +102,8 @@ def na_qkvpacked_forward(
     *settings: Any,
 ) -> tuple[Tensor, Tensor]:
     """As `na_forward`, on qkv [B, *spatial, 3, heads, head_dim]."""
-    call = _Call(qkv, (qkv,), (rpb, additional_keys, additional_values))
-    return call.forward((qkv.shape[:-3] + qkv.shape[-2:],) * 3, settings)
+    shapes = (qkv.shape[:-3] + qkv.shape[-2:],) * 3
+    return _Call((qkv,), shapes, (rpb, additional_keys, additional_values), settings).forward()
 
 
 def na_qkvpacked_backward(
@@ -118,29 +118,48 @@ def na_qkvpacked_backward(
     *settings: Any,
 ) -> tuple[Tensor, ...]:
     """Gradients of qkv (contiguous, written in place by the kernel), rpb, additional keys and values."""
-    call = _Call(qkv, (qkv,), (rpb, additional_keys, additional_values))
-    grad_qkv = call.empty_like(qkv)
     shapes = (qkv.shape[:-3] + qkv.shape[-2:],) * 3
+    call = _Call((qkv,), shapes, (rpb, additional_keys, additional_values), settings)
+    grad_qkv = call.empty_like(qkv)
     grads = spans_of_three((grad_qkv.data_ptr(), *grad_qkv.stride()), grad_qkv.itemsize)
-    more = call.backward(shapes, settings, grad_output, grad_lse, grads)
+    more = call.backward(grad_output, grad_lse, grads)
     return grad_qkv.to(qkv.dtype), *more
 
 
 class _Call:
-    """What the kernels read, and the tensors that had to be copied for it, which live as long as the call."""
+    """What the kernels read, and the tensors that had to be copied for it, which live as long as the call.
 
-    def __init__(self, like: Tensor, main: Sequence[Tensor], optional: Sequence[Tensor | None]) -> None:
-        self.like, self.optional = like, optional
-        self.dtype = compute_dtype(like.dtype)
+    Attributes:
+        dtype: of query, key, value, output and their gradients as the kernels see them. Fused kernels know 16-bit
+            types, general ones are given copies in the compute dtype.
+        compute: of the bias, the log-sum-exp and their gradients.
+    """
+
+    def __init__(
+        self,
+        main: Sequence[Tensor],
+        shapes: Sequence[Any],
+        optional: Sequence[Tensor | None],
+        settings: Sequence[Any],
+    ) -> None:
+        self.like, self.shapes, self.optional = main[0], shapes, optional
+        self.dtype = self.like.dtype
+        self.compute = compute_dtype(self.dtype)
         self.kept: list[Tensor] = []
+        if self.like.numel():
+            facts = (*shapes, *map(shape, optional), *hashable(settings))
+            self.problem = make(self.dtype, *facts)
+            if self.dtype is not self.compute and kernels().cpu_family(self.problem) != "fused":
+                self.dtype = self.compute
+                self.problem = make(self.dtype, *facts)
         spans = [self.span(tensor) for tensor in main]
         if len(main) == 1:
             spans = spans_of_three(spans[0], self.dtype.itemsize)
         rpb, more_keys, more_values = optional
         bias = 0
         if rpb is not None:
-            if rpb.dtype is not self.dtype or not rpb.is_contiguous():
-                rpb = self.keep(rpb.to(self.dtype).contiguous())
+            if rpb.dtype is not self.compute or not rpb.is_contiguous():
+                rpb = self.keep(rpb.to(self.compute).contiguous())
             bias = rpb.data_ptr()
         self.spans = (
             *spans,
@@ -149,34 +168,28 @@ class _Call:
             None if more_values is None else self.span(more_values),
         )
 
-    def forward(self, shapes: Sequence[Any], settings: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    def forward(self) -> tuple[Tensor, Tensor]:
         like, dtype = self.like, self.dtype
-        shape, strides, lse_shape, lse_strides = results(shapes[0], shapes[2])
+        shape, strides, lse_shape, lse_strides = results(self.shapes[0], self.shapes[2])
         output = like.new_empty_strided(shape, strides, dtype=dtype)
-        lse = like.new_empty_strided(lse_shape, lse_strides, dtype=dtype)
+        lse = like.new_empty_strided(lse_shape, lse_strides, dtype=self.compute)
         if like.numel():
-            problem = self.problem(shapes, settings)
             spans = (output.data_ptr(), *strides), (lse.data_ptr(), *lse_strides)
-            kernels().cpu_forward(problem, threads(), *self.spans, *spans)
+            kernels().cpu_forward(self.problem, threads(), *self.spans, *spans)
         return output if like.dtype is dtype else output.to(like.dtype), lse
 
     def backward(
-        self,
-        shapes: Sequence[Any],
-        settings: Sequence[Any],
-        grad_output: Tensor,
-        grad_lse: Tensor | None,
-        grads: Sequence[tuple[int, ...] | None],
+        self, grad_output: Tensor, grad_lse: Tensor | None, grads: Sequence[tuple[int, ...] | None]
     ) -> tuple[Tensor, ...]:
         """Fills what `grads` tell of; returns the gradients of rpb, additional keys and additional values.
 
         The kernels compute the softmax again and need neither the output nor the log-sum-exp.
         """
-        like, dtype = self.like, self.dtype
+        like, dtype = self.like, self.compute
         more = [None if tensor is None else like.new_zeros(tensor.shape, dtype=dtype) for tensor in self.optional]
         if like.numel():
             kernels().cpu_backward(
-                self.problem(shapes, settings),
+                self.problem,
                 threads(),
                 *self.spans,
                 self.span(grad_output),
@@ -192,11 +205,8 @@ class _Call:
             for grad, given, dtype in zip(more, self.optional, absent, strict=True)
         )
 
-    def problem(self, shapes: Sequence[Any], settings: Sequence[Any]) -> Any:
-        return make(self.dtype, *shapes, *map(shape, self.optional), *hashable(settings))
-
     def span(self, tensor: Tensor) -> tuple[int, ...]:
-        """Address and strides of the tensor in the compute dtype, with a unit last stride; of itself where it is so."""
+        """Address and strides of the tensor in `dtype`, with a unit last stride; of itself where it is so."""
         strides = tensor.stride()
         if tensor.dtype is not self.dtype or (strides[-1] != 1 and tensor.shape[-1] != 1):
             (tensor,) = readable((tensor,), self.dtype)
@@ -213,7 +223,7 @@ class _Call:
 
 
 def readable(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Any]:
-    """The tensors in the compute dtype and with a unit last stride, themselves where they are so already."""
+    """The tensors in `dtype` and with a unit last stride, themselves where they are so already."""
     made: list[Tensor | None] = []
     for tensor in tensors:
         if tensor is not None:

@@ -1,0 +1,53 @@
+"""16-bit tensors on the CPU kernels, which read and write them as they are and compute in fp32."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import natten_core
+
+pytestmark = pytest.mark.kernels
+HALVES = (torch.float16, torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("head_dim", [1, 16, 21])
+def test_every_value_is_widened_and_rounded_exactly(dtype, head_dim):
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
+    padding = -len(bits) % head_dim
+    value = torch.cat([bits, bits[:padding]]).view(dtype).view(1, -1, 1, head_dim)
+    zeros = torch.zeros_like(value)
+    output = natten_core.na1d(zeros, zeros, value, 1, backend="cpu")
+    assert torch.equal(output.isnan(), value.isnan())
+    seen = ~value.isnan()
+    assert torch.equal(output[seen], value[seen])
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    ("spatial", "kernel_size", "dilation", "head_dim"),
+    [((57,), 5, 3, 24), ((14, 23), 7, (2, 1), 32), ((9, 150), (3, 7), (1, 2), 7), ((5, 9, 11), (3, 3, 5), 1, 17)],
+)
+def test_results_are_those_of_fp32_rounded(dtype, spatial, kernel_size, dilation, head_dim):
+    generator = torch.Generator().manual_seed(0)
+    qkv = torch.randn(2, *spatial, 3, 3, head_dim, generator=generator).to(dtype).requires_grad_()
+    kernel = (kernel_size,) * len(spatial) if isinstance(kernel_size, int) else kernel_size
+    rpb = torch.randn(3, *(2 * size - 1 for size in kernel), generator=generator, requires_grad=True)
+    grad = torch.randn(2, *spatial, 3, head_dim, generator=generator).to(dtype)
+    packed_op = getattr(natten_core, f"na{len(spatial)}d_qkvpacked")
+
+    def run(qkv, grad):
+        output, lse = packed_op(qkv, kernel_size, dilation=dilation, rpb=rpb, return_lse=True, backend="cpu")
+        return output, lse, *torch.autograd.grad(output, (qkv, rpb), grad)
+
+    half = run(qkv, grad)
+    wide = run(qkv.detach().float().requires_grad_(), grad.float())
+    output, lse, dqkv, drpb = (result.to(expected.dtype) for result, expected in zip(wide, half, strict=True))
+    assert [result.dtype for result in half] == [dtype, torch.float32, dtype, torch.float32]
+    assert torch.equal(half[0], output)
+    assert torch.equal(half[1], lse)
+    assert torch.equal(half[2][..., 0, :, :], dqkv[..., 0, :, :])
+    assert torch.equal(half[3], drpb)
+    # Gradients of keys that two bands or tiles share are rounded once more, as they are added up in memory.
+    torch.testing.assert_close(half[2], dqkv, rtol=2 * torch.finfo(dtype).eps, atol=2 * torch.finfo(dtype).eps)
