@@ -1,6 +1,6 @@
-"""Hugging Face's DiNAT and NAT, which no one here wrote, on natten_core.compat, against dinat-zoo's with their weights.
+"""Hugging Face's DiNAT and NAT, which no one here wrote, on natten_core.compat, against dinat-zoo's.
 
-transformers is no dependency of anything here: `nox -s compat` has it, elsewhere these tests are skipped. Of its series,
+transformers is no dependency of anything here: `nox -s compat` has it, elsewhere these tests are skipped. Its series
 4.53 is the last whose DiNAT is right.
 """
 
@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
-import natten_core.compat
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
 import dinat_zoo
+import natten_core.compat
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None and "REQUIRE_TRANSFORMERS" not in os.environ,
@@ -38,7 +38,7 @@ SIZES = [(96, 80), (24, 40)]  # on the second, maps are smaller than windows, an
 
 @pytest.fixture(scope="module")
 def transformers() -> Iterator[ModuleType]:
-    """transformers as it is imported where there is a natten: it looks for one at its import, and keeps what it finds."""
+    """transformers, imported where there is a natten: it looks for one at its import, and keeps what it finds."""
     natten_core.compat.install("0.14")
     try:
         module = importlib.import_module("transformers")

@@ -77,6 +77,14 @@ def test_021_against_attention_written_out(problem: Any) -> None:
     assert torch.equal(fused_021.neighborhood_attention_generic(*arguments), output)
 
 
+@pytest.mark.parametrize("natten", ["0.17"], indirect=True)
+def test_delta(natten: ModuleType) -> None:
+    out, d_out = torch.randn(2, 3, 4, 5, dtype=torch.float16).unbind(0)
+    delta = torch.empty(3, 4)
+    natten.libnatten.compute_delta(out, d_out, delta)
+    torch.testing.assert_close(delta, (out.double() * d_out.double()).sum(-1).float())
+
+
 def test_scale_of_zero_is_zero() -> None:
     query, key, value, *_ = tensors((9,))
     for na in (fused_017.na1d, fused_021.na1d):

@@ -12,7 +12,7 @@ import natten_oracle
 import pytest
 import torch
 from torch import Tensor
-from torch.autograd import gradcheck
+from torch.autograd import gradcheck, gradgradcheck
 
 from natten_core.compat import heads_first, legacy
 
@@ -117,6 +117,21 @@ def check_gradients(problem: Any, extra: int, heads: int, fast: bool) -> None:
     slots = math.prod(kernel_size) + extra
     weights = torch.randn(*query.shape[:-1], slots, dtype=torch.float64, requires_grad=True)
     assert gradcheck(AV[rank], (weights, value, kernel_size, dilation, more_values, is_causal), **check)
+
+
+@FALLBACK
+def test_second_derivatives() -> None:
+    _, kernel_size, dilation, is_causal = PROBLEMS["2d-per-axis"]
+    query, key, value, rpb, more_keys, more_values = tensors(PROBLEMS["2d-per-axis"], requires_grad=True)
+
+    def attention(
+        query: Tensor, key: Tensor, value: Tensor, rpb: Tensor, more_keys: Tensor, more_values: Tensor
+    ) -> Tensor:
+        weights = heads_first.na2d_qk(query, key, kernel_size, dilation, more_keys, is_causal, rpb).softmax(-1)
+        found: Tensor = heads_first.na2d_av(weights, value, kernel_size, dilation, more_values, is_causal)
+        return found
+
+    assert gradgradcheck(attention, (query, key, value, rpb, more_keys, more_values), fast_mode=True)
 
 
 @FALLBACK

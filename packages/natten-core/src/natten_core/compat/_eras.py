@@ -124,6 +124,7 @@ def _v017() -> dict[str, Names]:
         "natten.experimental": _ranked(fused_017, "na*d"),
         "natten.flex": _ranked(fused_017, "flex_na*d"),
         "natten.flops": flops.functions(additions=0),
+        "natten.libnatten": _from(fused_017, "compute_delta"),
         "natten.utils": _from(checks, *_CHECKS),
         "natten.utils.checks": _from(checks, *_CHECKS),
         "natten.utils.testing": _SKIPS,

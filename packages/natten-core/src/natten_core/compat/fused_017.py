@@ -88,3 +88,11 @@ def _make_flex(rank: int) -> Callable[..., Tensor]:
 
 _FUSED = {1: na1d, 2: na2d, 3: na3d}
 flex_na1d, flex_na2d, flex_na3d = (_make_flex(rank) for rank in (1, 2, 3))
+
+
+def compute_delta(out: Tensor, d_out: Tensor, delta: Tensor) -> None:
+    """Writes the sum of `out * d_out` over the last axis, in the dtype of `delta`, into `delta`.
+
+    NATTEN's backward began with it, and its tests ask `natten.libnatten` for it.
+    """
+    delta.copy_((out.to(delta.dtype) * d_out.to(delta.dtype)).sum(-1))
