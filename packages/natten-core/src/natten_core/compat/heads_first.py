@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from natten_core import two_stage
@@ -107,7 +106,7 @@ def _maybe_last(tensor: Tensor | None) -> Tensor | None:
 
 
 def _first(tensor: Tensor) -> Tensor:
-    return tensor.movedim(-2, 1).contiguous(memory_format=torch.contiguous_format)
+    return tensor.movedim(-2, 1).contiguous()
 
 
 na1d_qk, na2d_qk, na3d_qk = (_make_qk(rank) for rank in (1, 2, 3))
