@@ -18,7 +18,7 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "build", "typecheck", "docs", "demo", "bench", "tests", "timm_tests"]
+nox.options.sessions = ["lint", "build", "typecheck", "docs", "demo", "bench", "tests", "compat", "timm_tests"]
 
 ROOT = Path(__file__).resolve().parent
 DIST = ROOT / "dist"
@@ -96,6 +96,14 @@ def timm_tests(session: nox.Session) -> None:
 
 
 @nox.session
+def compat(session: nox.Session) -> None:
+    """Hugging Face's DiNAT and NAT on natten_core.compat, against dinat-zoo's; arguments go to pytest."""
+    python = environment(session, "compat", group("compat"), beside=shared(session))
+    arguments = session.posargs or ["tests/test_stranded_clients.py"]
+    run(session, python, "-m", "pytest", *arguments, env={"REQUIRE_TRANSFORMERS": "1"})
+
+
+@nox.session
 def cuda_resources(session: nox.Session) -> None:
     """Registers, spills and shared memory of every CUDA kernel, from nvcc; unlisted spills are a failure."""
     run(session, sys.executable, "ci/cuda_resources.py", *session.posargs)
@@ -132,17 +140,27 @@ def is_cxx(path: Path) -> bool:
     return path.suffix in {".cpp", ".h", ".cu", ".cuh"}
 
 
-def environment(session: nox.Session, name: str, requirements: list[str]) -> Path:
-    """Returns the Python of `.nox/NAME`, which is made anew when its requirements or this Python have changed."""
+def environment(session: nox.Session, name: str, requirements: list[str], beside: Path | None = None) -> Path:
+    """Returns the Python of `.nox/NAME`, which is made anew when its requirements or this Python have changed.
+
+    It also sees the packages of the environment that the Python `beside` belongs to; its own go before them.
+    """
     home = ROOT / ".nox" / name
-    stamp, wanted = home / "made-of.txt", "\n".join([sys.version, *requirements])
+    below = [] if beside is None else [(beside.parent.parent / "made-of.txt").read_text()]
+    stamp, wanted = home / "made-of.txt", "\n".join([sys.version, *requirements, *below])
     python = home / "bin" / "python"
     if not stamp.is_file() or stamp.read_text() != wanted:
         shutil.rmtree(home, ignore_errors=True)
         run(session, sys.executable, "-m", "venv", home)
+        if beside is not None:
+            (site_packages(python) / "beside.pth").write_text(f"{site_packages(beside)}\n")
         run(session, python, "-m", "pip", "install", "--quiet", *requirements)
         stamp.write_text(wanted)
     return python
+
+
+def site_packages(python: Path) -> Path:
+    return next(python.parent.parent.glob("lib/python*/site-packages"))
 
 
 def wheels(session: nox.Session) -> list[Path]:

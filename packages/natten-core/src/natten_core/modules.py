@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from natten_core import _problem
-from natten_core.functional import _attend_packed
+from natten_core.functional import Causal, PerAxis, _attend_packed
 from natten_core.two_stage import attend_with_dropout
 
 __all__ = ["NeighborhoodAttention1D", "NeighborhoodAttention2D", "NeighborhoodAttention3D"]
@@ -76,7 +76,7 @@ class _NeighborhoodAttention(nn.Module):
             self.rank, kernel_size, stride, dilation, is_causal
         )
         self.scale = self.head_dim**-0.5 if qk_scale is None else float(qk_scale)
-        self.attn_drop = attn_drop
+        self.attn_drop = nn.Dropout(attn_drop)
         self.qkv = nn.Linear(embed_dim, 3 * embed_dim, bias=qkv_bias, device=device, dtype=dtype)
         self.rpb: nn.Parameter | None = None
         if rel_pos_bias:
@@ -104,9 +104,9 @@ class _NeighborhoodAttention(nn.Module):
         spatial = x.shape[1:-1]
         padded = self._pad(x)
         qkv = self.qkv(padded).unflatten(-1, (3, self.num_heads, self.head_dim))
-        settings = (self.kernel_size, self.stride, self.dilation, self.is_causal, self.scale, self.rpb)
-        if self.training and self.attn_drop:
-            output = attend_with_dropout(qkv, *settings, self.rank, self.attn_drop)
+        settings = (*self._window(), self.scale, self.rpb)
+        if self.training and self.attn_drop.p:
+            output = attend_with_dropout(qkv, *settings, self.rank, self.attn_drop.p)
         else:
             output, _ = _attend_packed(qkv, *settings, None, None, "auto", False, self.rank)
         if padded is not x:
@@ -114,9 +114,13 @@ class _NeighborhoodAttention(nn.Module):
                 output = output.narrow(1 + axis, 0, length)
         return output
 
+    def _window(self) -> tuple[PerAxis, PerAxis, PerAxis, Causal]:
+        return self.kernel_size, self.stride, self.dilation, self.is_causal
+
     def _pad(self, x: Tensor) -> Tensor:
-        kernel_size = _problem.per_axis("kernel_size", self.kernel_size, self.rank)
-        dilation = _problem.per_axis("dilation", self.dilation, self.rank)
+        window, _, spread, _ = self._window()
+        kernel_size = _problem.per_axis("kernel_size", window, self.rank)
+        dilation = _problem.per_axis("dilation", spread, self.rank)
         missing = [max(0, k * d - n) for k, d, n in zip(kernel_size, dilation, x.shape[1:-1], strict=True)]
         if not any(missing):
             return x
@@ -162,8 +166,6 @@ class _NeighborhoodAttention(nn.Module):
             parts.append(f"is_causal={self.is_causal}")
         if self.rpb is None:
             parts.append("rel_pos_bias=False")
-        if self.attn_drop:
-            parts.append(f"attn_drop={self.attn_drop}")
         return ", ".join(parts)
 
 

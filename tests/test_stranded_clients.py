@@ -1,0 +1,140 @@
+"""Hugging Face's DiNAT and NAT, which no one here wrote, on natten_core.compat, against dinat-zoo's.
+
+transformers is no dependency of anything here: `nox -s compat` has it, elsewhere these tests are skipped. Its series
+4.53 is the last whose DiNAT is right.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+import dinat_zoo
+import natten_core.compat
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("transformers") is None and "REQUIRE_TRANSFORMERS" not in os.environ,
+    reason="transformers is not installed; `nox -s compat` has it",
+)
+
+CLASSES = 11
+CASES = {
+    "dinat": ("dinat", {"dilations": ((2,), (1, 3), (1,))}, {}),
+    "dinat-layer-scale": ("dinat", {"dilations": ((4,), (2, 1), (1,))}, {"layer_scale": 0.5}),
+    "nat": ("nat", {}, {}),
+    "nat-layer-scale": ("nat", {}, {"layer_scale": 0.5}),
+}
+SIZES = [(96, 80), (24, 40)]  # on the second, maps are smaller than windows, and padded
+
+
+@pytest.fixture(scope="module")
+def transformers() -> Iterator[ModuleType]:
+    """transformers, imported where there is a natten: it looks for one at its import, and keeps what it finds."""
+    natten_core.compat.install("0.14")
+    try:
+        module = importlib.import_module("transformers")
+        assert module.utils.is_natten_available(), "transformers was imported before natten was there"
+        yield module
+    finally:
+        natten_core.compat.uninstall()
+
+
+def hugging_face(transformers: ModuleType, case: str, head: str) -> nn.Module:
+    family, more, options = CASES[case]
+    config = getattr(transformers, f"{family.capitalize()}Config")(
+        embed_dim=32,
+        depths=[1, 2, 1],
+        num_heads=[2, 4, 8],
+        kernel_size=3,
+        mlp_ratio=2.0,
+        layer_scale_init_value=options.get("layer_scale", 0.0),
+        num_labels=CLASSES,
+        **more,
+    )
+    torch.manual_seed(0)
+    model: nn.Module = getattr(transformers, f"{family.capitalize()}{head}")(config).eval()
+    for name, parameter in model.named_parameters():
+        centre = 1.0 if parameter.ndim == 1 and "norm" in name and name.endswith("weight") else 0.0
+        nn.init.normal_(parameter, mean=centre, std=0.3 if name.endswith("rpb") else 0.15)
+    return model
+
+
+def zoo(case: str, weights: dict[str, Tensor], classes: int) -> nn.Module:
+    family, more, options = CASES[case]
+    model: nn.Module = timm.create_model(
+        f"{family}_mini",
+        embed_dim=32,
+        depths=(1, 2, 1),
+        num_heads=(2, 4, 8),
+        kernel_size=3,
+        mlp_ratio=2.0,
+        num_classes=classes,
+        **more,
+        **options,
+    ).eval()
+    model.load_state_dict(dinat_zoo.checkpoint_filter_fn(weights, model))
+    return model
+
+
+def assert_agree(actual: Tensor, expected: Tensor) -> None:
+    error = (actual - expected).abs().max() / expected.abs().max()
+    assert actual.shape == expected.shape
+    assert error <= 1e-5, f"{error:.1e} of the largest value"
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("case", CASES)
+def test_hidden_states(transformers: ModuleType, case: str, size: tuple[int, int]) -> None:
+    theirs = hugging_face(transformers, case, "Model")
+    ours = zoo(case, theirs.state_dict(), 0)
+    states: list[Tensor] = []
+    # Theirs downsamples at the end of a stage, ours at the start of the next.
+    places = [ours.patch_embed, *(level.downsample for level in list(ours.levels)[1:]), ours.levels[-1]]
+    for place in places:
+        place.register_forward_hook(lambda module, inputs, output: states.append(output))
+    x = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        found = theirs(x, output_hidden_states=True)
+        features = ours.forward_features(x)
+    assert len(states) == len(found.reshaped_hidden_states) == 4
+    for state, expected in zip(states, found.reshaped_hidden_states, strict=True):
+        assert_agree(state, expected.permute(0, 2, 3, 1))
+    assert_agree(features, found.last_hidden_state)
+    assert_agree(ours.forward_head(features), found.pooler_output)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_logits_and_gradients(transformers: ModuleType, case: str) -> None:
+    theirs = hugging_face(transformers, case, "ForImageClassification")
+    ours = zoo(case, theirs.state_dict(), CLASSES)
+    x = torch.randn(2, 3, *SIZES[0])
+    results: list[tuple[Any, ...]] = []
+    for model in (ours, theirs):
+        image = x.clone().requires_grad_()
+        output = model(image)
+        logits = output if isinstance(output, Tensor) else output.logits
+        logits.square().sum().backward()
+        bias = [parameter.grad for name, parameter in model.named_parameters() if name.endswith("rpb")]
+        results.append((logits, image.grad, *bias))
+    assert len(results[0]) == 2 + 4
+    for actual, expected in zip(*results, strict=True):
+        assert_agree(actual, expected)
+
+
+def test_attention_weights(transformers: ModuleType) -> None:
+    model = hugging_face(transformers, "dinat", "Model")
+    with torch.no_grad():
+        attentions = model(torch.randn(1, 3, *SIZES[0]), output_attentions=True).attentions
+    heads_and_map = [(2, 24, 20), (4, 12, 10), (8, 6, 5)]
+    for weights, (heads, height, width) in zip(attentions, heads_and_map, strict=True):
+        assert weights.shape == (1, heads, height, width, 9)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(1, heads, height, width))
