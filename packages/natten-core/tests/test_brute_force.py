@@ -67,5 +67,6 @@ def test_attention_over_slots_is_the_loops() -> None:
         tensors = case.tensors()
         grads = tuple(torch.randn_like(part) for part in attention_written_out(case, tensors))
         wanted = natten_loops.attention(case, tensors, *grads)
-        for name, result in results(lambda given, case=case: attention_written_out(case, given), tensors, grads).items():
+        found = results(lambda given, case=case: attention_written_out(case, given), tensors, grads)
+        for name, result in found.items():
             torch.testing.assert_close(result, wanted[name], rtol=1e-12, atol=1e-12)

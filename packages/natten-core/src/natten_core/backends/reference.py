@@ -76,9 +76,7 @@ def neighborhood_attention(
     """
     problem = _with_numbers(problem)
     if not _is_finite(problem, query, key, value, additional_keys, additional_values):
-        return _gathered(
-            problem, query, key, value, rpb, additional_keys, additional_values, dropout, return_lse
-        )
+        return _gathered(problem, query, key, value, rpb, additional_keys, additional_values, dropout, return_lse)
     dtype = problem.compute_dtype
     queries, keys, values = (_heads_first(tensor, dtype) for tensor in (query, key, value))
     queries = queries * problem.scale
