@@ -29,7 +29,7 @@ NUMERIC_TESTS = [
 ]
 # Those that reach every kernel; torch's own machinery would take most of the time of the others.
 SANITIZED_TESTS = [
-    f"packages/natten-core/tests/test_{name}.py" for name in ("values", "windows", "random", "far_apart")
+    f"packages/natten-core/tests/test_{name}.py" for name in ("far_apart", "random", "two_stage", "values", "windows")
 ]
 RUNTIMES = ("libasan.so", "libstdc++.so")  # the second so that its exceptions are seen from the start
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -184,14 +184,24 @@ def sanitized(session: nox.Session) -> tuple[Path, list[str]]:
     It has natten-core built with the sanitizers, and everything else from `.nox/shared`.
     """
     others = environment(session, "shared", [*runtime_requirements(), *group("shared")])
-    python, package = environment(session, "sanitize", []), ROOT / "packages" / "natten-core"
+    package = ROOT / "packages" / "natten-core"
+    tools = nox.project.load_toml(package / "pyproject.toml")["build-system"]["requires"]
+    python = environment(session, "sanitize", [*tools, "cmake", "ninja"])
     home = python.parent.parent
     packages = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
     (home / packages / "shared.pth").write_text(f"{others.parent.parent / packages}\n")
     stamp, wanted = home / "built-of.txt", sources_digest(package)
     if not stamp.is_file() or stamp.read_text() != wanted:
-        options = ["--no-deps", "--ignore-installed", "--config-settings=build-dir=build/sanitize"]
-        flags = {"CMAKE_ARGS": "-DNATTEN_SANITIZE=ON -DNATTEN_CUDA=OFF"}
+        options = [
+            "--no-deps",
+            "--no-build-isolation",
+            "--ignore-installed",
+            "--config-settings=build-dir=build/sanitize",
+        ]
+        flags = {
+            "CMAKE_ARGS": "-DNATTEN_SANITIZE=ON -DNATTEN_CUDA=OFF",
+            "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # cmake and ninja
+        }
         run(session, python, "-m", "pip", "install", "--quiet", *options, package, env=flags)
         stamp.write_text(wanted)
     compiler = os.environ.get("CXX", "g++")
