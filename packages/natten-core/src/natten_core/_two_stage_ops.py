@@ -10,7 +10,7 @@ from torch import Tensor
 
 from natten_core import _problem, _second_order, _vmap
 from natten_core._ops import _LIBRARY
-from natten_core.backends import cpu_two_stage, reference_two_stage
+from natten_core.backends import cpu_two_stage, cuda_two_stage, reference_two_stage
 
 _WINDOW = "int[] kernel_size, int[] stride, int[] dilation, int[] is_causal"
 _QK = f"Tensor query, Tensor key, Tensor? rpb, Tensor? additional_keys, {_WINDOW}, float scale"
@@ -23,6 +23,7 @@ def _define(name: str, arguments: str, results: int) -> Any:
         f"{name}({arguments}) -> {returned}", tags=(torch.Tag.needs_fixed_stride_order, torch.Tag.pt2_compliant_tag)
     )
     _LIBRARY.impl(name, getattr(cpu_two_stage, name), "CPU")
+    _LIBRARY.impl(name, getattr(cuda_two_stage, name), "CUDA")
     return getattr(torch.ops.natten_core, name).default
 
 
