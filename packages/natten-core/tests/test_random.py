@@ -48,7 +48,7 @@ AV: dict[int, Any] = {1: natten_core.na1d_av, 2: natten_core.na2d_av, 3: natten_
 LAYOUTS = ("contiguous", "heads-first", "transposed-map", "padded-rows", "every-other-sample", "batch-last")
 LONGEST = {1: 90, 2: 22, 3: 8}
 WIDEST = {1: 20, 2: 7, 3: 4}
-DOUBLE_LEAST = 8.0  # what sums are made of that may cancel, and scores, whose roundings the exponential multiplies
+DOUBLE_LEAST = 64.0  # sums of many terms that may cancel; scores, whose roundings the exponential multiplies
 
 
 class Run(NamedTuple):
