@@ -24,9 +24,17 @@ ROOT = Path(__file__).resolve().parent
 DIST = ROOT / "dist"
 PACKAGES = ("natten-core", "dinat-zoo")
 # What depends on the instruction set; how operators are registered and compiled does not.
-NUMERIC_TESTS = [f"packages/natten-core/tests/test_{name}.py" for name in ("golden", "gradients", "values", "windows")]
+NUMERIC_TESTS = [
+    f"packages/natten-core/tests/test_{name}.py"
+    for name in ("confinement", "golden", "gradients", "random", "values", "windows")
+]
 # One of every kind, small enough to train on two cores.
 SMALL_MODELS = ["dinat_pico", "dinat_mini", "dinat_s_tiny", "dinat_isotropic_small", "vitrpb_small"]
+# Those that reach every kernel; torch's own machinery would take most of the time of the others.
+SANITIZED_TESTS = [
+    f"packages/natten-core/tests/test_{name}.py" for name in ("far_apart", "random", "two_stage", "values", "windows")
+]
+RUNTIMES = ("libasan.so", "libstdc++.so")  # the second so that its exceptions are seen from the start
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 # Devices that wheels have CUDA kernels for, where there is nvcc: "all" for a release, else one, to save minutes.
 CUDA_ARCHITECTURES = os.environ.get("NATTEN_CUDA_ARCHITECTURES", "90")
@@ -101,6 +109,27 @@ def compat(session: nox.Session) -> None:
     python = environment(session, "compat", group("compat"), beside=shared(session))
     arguments = session.posargs or ["tests/test_stranded_clients.py"]
     run(session, python, "-m", "pytest", *arguments, env={"REQUIRE_TRANSFORMERS": "1"})
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """The table of cases on CPU kernels with address and undefined-behaviour sanitizers; arguments go to pytest."""
+    python, libraries = sanitized(session)
+    checks = {
+        "LD_PRELOAD": " ".join(libraries),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "OMP_NUM_THREADS": "1",
+    }
+    listing = "import natten_core as n; print(*n.build_info()['isa_present'])"
+    for isa in str(session.run(str(python), "-c", listing, silent=True, env=checks)).split():
+        session.log(f"kernels under {isa}")
+        run(
+            session,
+            *(python, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *(session.posargs or ["-m", "kernels", *SANITIZED_TESTS]),
+            env={**checks, "NATTEN_CORE_ISA": isa},
+        )
 
 
 @nox.session
@@ -188,6 +217,37 @@ def shared(session: nox.Session) -> Path:
         run(session, python, "-m", "pip", "check")
         stamp.write_text(wanted)
     return python
+
+
+def sanitized(session: nox.Session) -> tuple[Path, list[str]]:
+    """Returns the Python of `.nox/sanitize`, and the libraries to load before it.
+
+    It has natten-core built with the sanitizers, and everything else from `.nox/shared`.
+    """
+    others = environment(session, "shared", [*runtime_requirements(), *group("shared")])
+    package = ROOT / "packages" / "natten-core"
+    tools = nox.project.load_toml(package / "pyproject.toml")["build-system"]["requires"]
+    python = environment(session, "sanitize", [*tools, "cmake", "ninja"])
+    home = python.parent.parent
+    packages = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
+    (home / packages / "shared.pth").write_text(f"{others.parent.parent / packages}\n")
+    stamp, wanted = home / "built-of.txt", sources_digest(package)
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        options = [
+            "--no-deps",
+            "--no-build-isolation",
+            "--ignore-installed",
+            "--config-settings=build-dir=build/sanitize",
+        ]
+        flags = {
+            "CMAKE_ARGS": "-DNATTEN_SANITIZE=ON -DNATTEN_CUDA=OFF",
+            "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # cmake and ninja
+        }
+        run(session, python, "-m", "pip", "install", "--quiet", *options, package, env=flags)
+        stamp.write_text(wanted)
+    compiler = os.environ.get("CXX", "g++")
+    find = (str(session.run(compiler, f"-print-file-name={name}", silent=True, external=True)) for name in RUNTIMES)
+    return python, [path.strip() for path in find]
 
 
 def runtime_requirements() -> list[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from natten_cases import CASES, Case, relative_error
+from natten_cases import CASES, Case, check_error, relative_error
 from natten_compare import HALVES, compare, results, strided_versions
+from natten_slots import FIRST, SECOND, part, scores_written_out, values_written_out, windowed
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
@@ -21,6 +23,8 @@ OBSTACLES = cuda.device_obstacles(None) if torch.cuda.is_available() else ("torc
 pytestmark = pytest.mark.skipif(bool(OBSTACLES), reason="; ".join(OBSTACLES))
 
 FAMILIES = ("dense", "band", "simt")
+QK: dict[int, Any] = {1: natten_core.na1d_qk, 2: natten_core.na2d_qk, 3: natten_core.na3d_qk}
+AV: dict[int, Any] = {1: natten_core.na1d_av, 2: natten_core.na2d_av, 3: natten_core.na3d_av}
 PACKED = {1: natten_core.na1d_qkvpacked, 2: natten_core.na2d_qkvpacked, 3: natten_core.na3d_qkvpacked}
 
 
@@ -146,6 +150,42 @@ def test_packed_values_and_gradients(family: str, case: Case, dtype: torch.dtype
         return output.cpu(), lse.cpu()
 
     compare(case, dtype, packed)
+
+
+def stages(case: Case, tensors: dict[str, Tensor], settings: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Weighted values, and scores with 0 where a causal window has none; of CPU tensors, with gradients."""
+    poison()
+    moved = there(tensors)
+    scores = QK[case.rank](**part(moved, FIRST), **settings, scale=0.6, backend="cuda")
+    output = AV[case.rank](moved["attn"], **part(moved, SECOND), **settings, backend="cuda")
+    return output.cpu(), torch.where(scores == -torch.inf, 0.0, scores).cpu()
+
+
+def stages_written_out(case: Case, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    scores = scores_written_out(case, part(tensors, FIRST), 0.6)
+    return values_written_out(case, tensors["attn"], tensors), torch.where(scores == -torch.inf, 0.0, scores)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_two_stages(case: Case, dtype: torch.dtype) -> None:
+    given = case.tensors(dtype, requires_grad=False)
+    slots = math.prod(case.kernel_size) + (case.additional or 0)
+    given["attn"] = torch.randn(*given["query"].shape[:-1], slots).to(dtype)
+    copies = [{n: t.to(to).clone().requires_grad_() for n, t in given.items()} for to in (torch.float64, dtype, dtype)]
+    grads = tuple(torch.randn(t.shape, dtype=dtype).double() for t in stages_written_out(case, copies[0]))
+    exact, same = (results(lambda t: stages_written_out(case, t), copy, grads) for copy in copies[:2])
+    for name, found in results(lambda t: stages(case, t, windowed(case)), copies[2], grads).items():
+        check_error(name, found, same[name], exact[name])
+
+
+def test_dropout_takes_the_two_stages() -> None:
+    module = natten_core.NeighborhoodAttention2D(32, 2, 7, attn_drop=0.5, device="cuda")
+    x = torch.randn(2, 14, 14, 32, device="cuda")
+    assert not fallback(lambda: module(x).sum().backward())
+    assert module.rpb is not None
+    assert module.rpb.grad is not None
+    assert module.rpb.grad.isfinite().all()
 
 
 SOME = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any, NamedTuple
@@ -11,10 +12,11 @@ import pytest
 import torch
 from natten_cases import CASES, Case
 from natten_compare import strided_versions
+from natten_slots import scores_written_out, values_written_out
 from torch import Tensor
 
-from natten_core import _loader, _second_order
-from natten_core.backends import _handle, cuda
+from natten_core import _loader, _second_order, _two_stage_ops
+from natten_core.backends import _handle, cuda, cuda_two_stage
 
 
 class Problem(NamedTuple):
@@ -47,10 +49,13 @@ class Problem(NamedTuple):
             "additional_values": (*more, self.head_dim_v),
             "output": (*lead, self.heads, self.head_dim_v),
             "lse": (*lead, self.heads),
+            "attn": (*lead, self.heads, math.prod(self.kernel_size) + self.additional),
         }
 
 
 INPUTS = ("query", "key", "value", "rpb", "additional_keys", "additional_values")
+FIRST = ("query", "key", "rpb", "additional_keys")
+SECOND = ("attn", "value", "additional_values")
 
 
 class Kernels:
@@ -82,6 +87,40 @@ class Kernels:
             results = self._attend(problem, leaves)
             grads = [tensors["grad_output"], tensors.get("grad_lse", torch.zeros_like(results[1]))]
             found = torch.autograd.grad(results, tuple(leaves.values()), grads)
+        for name, grad in zip(leaves, found, strict=True):
+            tensors[f"grad_{name}"].copy_(grad)
+
+    def cuda_qk(self, problem: Problem, device: int, stream: int, *given: Any) -> None:
+        assert (device, stream) == (5, 1234)
+        tensors = self._tensors(problem, dict(zip((*FIRST, "attn"), given, strict=True)))
+        (scores,) = _two_stage_ops._reference_qk(*problem[-5:])(*(tensors.get(name) for name in FIRST))
+        tensors["attn"].copy_(scores)
+
+    def cuda_av(self, problem: Problem, device: int, stream: int, *given: Any) -> None:
+        assert (device, stream) == (5, 1234)
+        tensors = self._tensors(problem, dict(zip((*SECOND, "output"), given, strict=True)))
+        (output,) = _two_stage_ops._reference_av(*problem[-5:-1])(*(tensors.get(name) for name in SECOND))
+        tensors["output"].copy_(output)
+
+    def cuda_qk_backward(self, problem: Problem, device: int, stream: int, *given: Any) -> None:
+        self._stage_backward(_two_stage_ops._reference_qk(*problem[-5:]), FIRST, "attn", problem, device, stream, given)
+
+    def cuda_av_backward(self, problem: Problem, device: int, stream: int, *given: Any) -> None:
+        stage = _two_stage_ops._reference_av(*problem[-5:-1])
+        self._stage_backward(stage, SECOND, "output", problem, device, stream, given)
+
+    def _stage_backward(
+        self, stage: Any, names: Any, result: str, problem: Problem, device: int, stream: int, given: Any
+    ) -> None:
+        *given, allocate = given
+        assert (device, stream) == (5, 1234)
+        all_names = (*names, f"grad_{result}", *(f"grad_{name}" for name in names))
+        tensors = self._tensors(problem, dict(zip(all_names, given, strict=True)))
+        self.scratch.append(allocate(1 << 16))
+        leaves = {name: tensors[name].clone().requires_grad_() for name in names if name in tensors}
+        with torch.enable_grad():
+            results = stage(*(leaves.get(name) for name in names))
+            found = torch.autograd.grad(results, tuple(leaves.values()), [tensors[f"grad_{result}"]])
         for name, grad in zip(leaves, found, strict=True):
             tensors[f"grad_{name}"].copy_(grad)
 
@@ -181,6 +220,39 @@ def test_packed_calls(name: str) -> None:
         assert name not in wanted or torch.allclose(grad, wanted[name])
 
 
+@pytest.mark.parametrize("layout", ["plain", "heads-first", "padded-rows"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_calls_of_two_stages(case: Case, layout: str, kernels_stood_in: Kernels) -> None:
+    tensors = case.tensors()
+    slots = math.prod(case.kernel_size) + (case.additional or 0)
+    tensors["attn"] = torch.randn(*tensors["query"].shape[:-1], slots, dtype=torch.float64, requires_grad=True)
+    *window, scale = settings_of(case, case.head_dim)
+    stages = (
+        (FIRST, cuda_two_stage.qk, cuda_two_stage.qk_backward, (*window, scale)),
+        (SECOND, cuda_two_stage.av, cuda_two_stage.av_backward, window),
+    )
+    for names, forward, backward, settings in stages:
+        exact = {name: tensors[name] for name in names if name in tensors}
+        if names is FIRST:
+            wanted = scores_written_out(case, exact, scale)
+        else:
+            wanted = values_written_out(case, exact["attn"], exact)
+        grad = torch.randn_like(wanted)
+        gradients = dict(zip(exact, torch.autograd.grad(wanted, tuple(exact.values()), grad), strict=True))
+        given = {name: tensor.detach() for name, tensor in exact.items()}
+        if layout != "plain":
+            given |= {n: strided_versions(given[n])[layout] for n in ("query", "key", "value", "attn") if n in given}
+        inputs = [given.get(name) for name in names]
+        torch.testing.assert_close(forward(*inputs, *settings), wanted.detach())
+        for name, found in zip(names, backward(grad, *inputs, *settings), strict=True):
+            assert found.is_contiguous()
+            if name in gradients:
+                torch.testing.assert_close(found, gradients[name])
+            else:
+                assert found.shape == (0,)
+    assert len(kernels_stood_in.scratch) == 2
+
+
 @pytest.mark.usefixtures("kernels_stood_in")
 def test_what_a_compiler_or_a_gradient_may_hand_down() -> None:
     """Expanded gradients, a bias of another dtype, no unit stride, no gradient of lse."""
@@ -209,3 +281,11 @@ def test_nothing_is_asked_of_an_empty_batch() -> None:
     grads = cuda.na_backward(output, lse, q, q, q, rpb, more, more, output, lse, *settings)
     assert [grad.shape for grad in grads] == [q.shape] * 3 + [rpb.shape] + [more.shape] * 2
     assert torch.equal(grads[3], torch.zeros_like(rpb))
+    scores = cuda_two_stage.qk(q, q, rpb, more, *settings)
+    assert scores.shape == (0, 5, 6, 2, 12)
+    grads = cuda_two_stage.qk_backward(scores, q, q, rpb, more, *settings)
+    assert [grad.shape for grad in grads] == [q.shape, q.shape, rpb.shape, more.shape]
+    assert torch.equal(grads[2], torch.zeros_like(rpb))
+    assert cuda_two_stage.av(scores, q, more, *settings[:-1]).shape == q.shape
+    grads = cuda_two_stage.av_backward(q, scores, q, more, *settings[:-1])
+    assert [grad.shape for grad in grads] == [scores.shape, q.shape, more.shape]

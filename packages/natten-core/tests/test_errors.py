@@ -16,6 +16,13 @@ KV = torch.zeros(2, 8, 9, 2, 6)
 FLAT = torch.zeros(2, 8, 4, 6)
 QKV = torch.zeros(2, 8, 9, 3, 4, 6)
 N = torch.zeros(2, 5, 4, 6)
+ATTN = torch.zeros(2, 8, 9, 4, 9)
+NAN = float("nan")
+
+
+def spread(tensor: torch.Tensor) -> torch.Tensor:
+    """The same shape with a stride of 2 on the last axis."""
+    return tensor.repeat_interleave(2, -1)[..., ::2]
 
 
 def call(
@@ -193,6 +200,63 @@ BAD = {
         ValueError,
         "value must have a stride of 1 on its last axis (head_dim): pass value.contiguous()",
     ),
+    "scale not a number": (call(scale=NAN), ValueError, "scale must be finite, got nan"),
+    "scale a string": (call(scale="1"), TypeError, "scale must be a float, or None for head_dim ** -0.5, got '1'"),
+    "scale a bool": (call(scale=True), TypeError, "scale must be a float, or None for head_dim ** -0.5, got True"),
+    "kernel_size negative": (call(kernel_size=-3), ValueError, "kernel_size must be at least 1 on every axis, got -3"),
+    "kernel_size None": (
+        call(kernel_size=None),
+        TypeError,
+        "kernel_size must be an int or a tuple of 2 ints, got N",
+    ),
+    "dilation zero": (call(dilation=0), ValueError, "dilation must be at least 1 on every axis, got 0"),
+    "stride negative": (call(stride=(1, -1)), ValueError, "stride must be at least 1 on every axis, got (1, -1)"),
+    "stride a float": (call(stride=1.5), TypeError, "stride must be an int or a tuple of 2 ints, got 1.5"),
+    "is_causal None": (call(is_causal=None), TypeError, "is_causal must be a bool or a tuple of 2 bools, got None"),
+    "key None": (call(key=None), TypeError, "key must be a torch.Tensor, got NoneType"),
+    "key on another device": (call(key=X.to("meta")), ValueError, "key must be on the device of query, cpu, got meta"),
+    "key without a unit last stride": (call(key=spread(X)), ValueError, "pass key.contiguous(), got shape [2, 8, 9, 4"),
+    "no tokens": (
+        call(query=X[:, :0], key=X[:, :0], value=X[:, :0]),
+        ValueError,
+        "needs a length of at least 3 on spatial axis 0 of 2, got 0",
+    ),
+    "rpb of other heads": (
+        call(key=KV, value=KV, rpb=torch.zeros(2, 5, 5)),
+        ValueError,
+        "here [4, 5, 5], got shape [2, 5, 5]",
+    ),
+    "rpb of complex numbers": (
+        call(rpb=torch.zeros(4, 5, 5).cfloat()),
+        ValueError,
+        "rpb must be float16, bfloat16, float32 or float64, got torch.complex64",
+    ),
+    "additional keys of another type": (
+        call(additional_keys=[1], additional_values=N),
+        TypeError,
+        "additional_keys must be a torch.Tensor, got list",
+    ),
+    "additional values on another device": (
+        call(additional_keys=N, additional_values=N.to("meta")),
+        ValueError,
+        "additional_values must be on the device of query, cpu, got meta",
+    ),
+    "additional keys without a unit last stride": (
+        call(additional_keys=spread(N), additional_values=N),
+        ValueError,
+        "pass additional_keys.contiguous(), got shape [2, 5, 4, 6]",
+    ),
+    "backend None": (
+        call(backend=None),
+        ValueError,
+        "backend must be 'auto' or one of 'cuda', 'cpu', 'reference', got",
+    ),
+    "backend a list": (call(backend=["cpu"]), ValueError, "one of 'cuda', 'cpu', 'reference', got ['cpu']"),
+    "backend of another device": (
+        call(backend="cuda"),
+        NotImplementedError,
+        "backend 'cuda' cannot run this: the tensors are on 'cpu'",
+    ),
     "unknown backend": (
         call(backend="cuda9"),
         ValueError,
@@ -213,6 +277,161 @@ BAD = {
         lambda: na2d_qkvpacked(QKV, 9),
         ValueError,
         "the largest kernel_size that fits is 8",
+    ),
+    "packed of another type": (lambda: na2d_qkvpacked([1], 3), TypeError, "qkv must be a torch.Tensor, got list"),
+    "packed without a unit last stride": (
+        lambda: na2d_qkvpacked(spread(QKV), 3),
+        ValueError,
+        "qkv must have a stride of 1 on its last axis (head_dim): pass qkv.contiguous(), got shape [2, 8, 9, 3, 4, 6]",
+    ),
+    "packed without heads": (
+        lambda: na2d_qkvpacked(QKV[..., :0, :], 3),
+        ValueError,
+        "qkv must have at least one head and a head_dim of at least 1, got shape [2, 8, 9, 3, 0, 6]",
+    ),
+    "packed with additional values alone": (
+        lambda: na2d_qkvpacked(QKV, 3, additional_values=N),
+        ValueError,
+        "additional_values was given without additional_keys: give both, or neither",
+    ),
+    "packed with rpb of another shape": (
+        lambda: na2d_qkvpacked(QKV, 3, rpb=torch.zeros(4, 3, 3)),
+        ValueError,
+        "here [4, 5, 5], got shape [4, 3, 3]",
+    ),
+    "packed on a backend of another device": (
+        lambda: na2d_qkvpacked(QKV, 3, backend="cuda"),
+        NotImplementedError,
+        "backend 'cuda' cannot run this: the tensors are on 'cpu'",
+    ),
+    "qk: query of another type": (
+        lambda: natten_core.na2d_qk([1], X, 3),
+        TypeError,
+        "query must be a torch.Tensor, got list",
+    ),
+    "qk: another rank": (
+        lambda: natten_core.na3d_qk(X, X, 3),
+        ValueError,
+        "query must be [batch, z, y, x, heads, head_dim], got shape [2, 8, 9, 4, 6]",
+    ),
+    "qk: key of another dtype": (
+        lambda: natten_core.na2d_qk(X, X.half(), 3),
+        ValueError,
+        "key must have the dtype of query, torch.float32, got torch.float16",
+    ),
+    "qk: key without a unit last stride": (
+        lambda: natten_core.na2d_qk(X, spread(X), 3),
+        ValueError,
+        "pass key.contiguous(), got shape [2, 8, 9, 4, 6]",
+    ),
+    "qk: heads that do not divide": (
+        lambda: natten_core.na2d_qk(X, X[..., :3, :], 3),
+        ValueError,
+        "query's 4 heads must be a multiple of key's, got 3",
+    ),
+    "qk: additional keys of another dtype": (
+        lambda: natten_core.na2d_qk(X, X, 3, additional_keys=N.half()),
+        ValueError,
+        "additional_keys must have the dtype of query, torch.float32, got torch.float16",
+    ),
+    "qk: stride": (lambda: natten_core.na2d_qk(X, X, 3, stride=4), ValueError, "use a stride of 1 to 3"),
+    "qk: is_causal": (
+        lambda: natten_core.na2d_qk(X, X, 3, is_causal=2),
+        TypeError,
+        "is_causal must be a bool or a tup",
+    ),
+    "qk: backend": (lambda: natten_core.na2d_qk(X, X, 3, backend="x"), ValueError, "backend must be 'auto' or one of"),
+    "qk: backend of another device": (
+        lambda: natten_core.na2d_qk(X, X, 3, backend="cuda"),
+        NotImplementedError,
+        "backend 'cuda' cannot run this: the tensors are on 'cpu'",
+    ),
+    "av: attn of another type": (
+        lambda: natten_core.na2d_av([1], X, 3),
+        TypeError,
+        "attn must be a torch.Tensor, got list",
+    ),
+    "av: attn of integers": (
+        lambda: natten_core.na2d_av(ATTN.int(), X.int(), 3),
+        ValueError,
+        "attn must be float16, bfloat16, float32 or float64, got torch.int32",
+    ),
+    "av: attn without a unit last stride": (
+        lambda: natten_core.na2d_av(spread(ATTN), X, 3),
+        ValueError,
+        "attn must have a stride of 1 on its last axis (slots): pass attn.contiguous(), got shape [2, 8, 9, 4, 9]",
+    ),
+    "av: value on another device": (
+        lambda: natten_core.na2d_av(ATTN, X.to("meta"), 3),
+        ValueError,
+        "value must be on the device of attn, cpu, got meta",
+    ),
+    "av: value without head_dim": (
+        lambda: natten_core.na2d_av(ATTN, X[..., :0], 3),
+        ValueError,
+        "value must have a head_dim of at least 1, got shape [2, 8, 9, 4, 0]",
+    ),
+    "av: additional values of another batch": (
+        lambda: natten_core.na2d_av(torch.zeros(2, 8, 9, 4, 14), X, 3, additional_values=N[:1]),
+        ValueError,
+        "additional_values must be [batch, N, heads of key, head_dim], here [2, 5, 4, 6], got shape [1, 5, 4, 6]",
+    ),
+    "av: stride": (lambda: natten_core.na2d_av(ATTN, X, 3, stride=0), ValueError, "stride must be at least 1 on every"),
+    "av: backend of another device": (
+        lambda: natten_core.na2d_av(ATTN, X, 3, backend="cuda"),
+        NotImplementedError,
+        "backend 'cuda' cannot run this: the tensors are on 'cpu'",
+    ),
+    "merge: integers": (
+        lambda: natten_core.merge_attentions([X.long()], [X[..., 0]]),
+        ValueError,
+        "outputs[0] must be float16, bfloat16, float32 or float64, got torch.int64",
+    ),
+    "merge: another device": (
+        lambda: natten_core.merge_attentions([X, X], [X[..., 0], X[..., 0].to("meta")]),
+        ValueError,
+        "lses[1] must be on the device of outputs[0], cpu, got meta",
+    ),
+    "merge: no axes": (
+        lambda: natten_core.merge_attentions([torch.zeros(())], [torch.zeros(())]),
+        ValueError,
+        "outputs[0] must be [batch, *spatial, heads, head_dim], got shape []",
+    ),
+    "explain: scale": (lambda: natten_core.explain(X, X, X, 3, scale=NAN), ValueError, "scale must be finite, got nan"),
+    "explain: additional keys alone": (
+        lambda: natten_core.explain(X, X, X, 3, additional_keys=N),
+        ValueError,
+        "additional_keys was given without additional_values: give both, or neither",
+    ),
+    "explain: backend": (
+        lambda: natten_core.explain(X, X, X, 3, backend="x"),
+        ValueError,
+        "backend must be 'auto' or one of 'cuda', 'cpu', 'reference', got 'x'",
+    ),
+    "module: num_heads": (
+        lambda: natten_core.NeighborhoodAttention2D(8, 2.0, 3),  # type: ignore[arg-type]
+        TypeError,
+        "num_heads must be an int, got 2.0",
+    ),
+    "module: no heads": (
+        lambda: natten_core.NeighborhoodAttention2D(8, 0, 3),
+        ValueError,
+        "embed_dim must be a multiple of num_heads, got 8 and 0",
+    ),
+    "module: qk_scale": (
+        lambda: natten_core.NeighborhoodAttention2D(8, 2, 3, qk_scale=NAN),
+        ValueError,
+        "qk_scale must be finite, got nan",
+    ),
+    "module: attn_drop a string": (
+        lambda: natten_core.NeighborhoodAttention2D(8, 2, 3, attn_drop="a"),  # type: ignore[arg-type]
+        TypeError,
+        "attn_drop must be a float, got 'a'",
+    ),
+    "module: dilation": (
+        lambda: natten_core.NeighborhoodAttention2D(8, 2, 3, dilation=-1),
+        ValueError,
+        "dilation must be at least 1 on every axis, got -1",
     ),
     "module: embed_dim": (
         lambda: natten_core.NeighborhoodAttention2D(10, 3, 7),
@@ -257,7 +476,7 @@ def test_message(name: str) -> None:
 def test_a_message_is_the_same_after_a_good_call_of_the_same_sizes() -> None:
     """Good calls are remembered, bad ones are not mistaken for them."""
     na2d(X, X, X, 3, backend="reference")
-    for name in ("kernel_size a float", "kernel_size a bool", "is_causal a number", "scale a tensor"):
+    for name in ("kernel_size a float", "kernel_size a bool", "is_causal a number", "scale a tensor", "backend a list"):
         test_message(name)
 
 

@@ -27,6 +27,15 @@ Tensor tensor(const py::object& view, int axes) {
   return made;
 }
 
+void need(std::initializer_list<const Tensor*> tensors) {
+  for (const Tensor* one : tensors)
+    if (one->data == nullptr) throw std::invalid_argument("a tensor is missing");
+}
+
+void need_additional(const Problem& problem, std::initializer_list<const Tensor*> tensors) {
+  if (problem.additional > 0) need(tensors);
+}
+
 ForwardArgs forward_args(const Problem& problem, const py::object& query, const py::object& key,
                          const py::object& value, int64_t rpb, const py::object& additional_key,
                          const py::object& additional_value, const py::object& output, const py::object& lse) {

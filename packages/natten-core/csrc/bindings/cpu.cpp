@@ -1,25 +1,15 @@
 // The cpu kernels for Python.
 #include "bindings/cpu.h"
 
-#include <initializer_list>
 #include <stdexcept>
 
 #include "bindings/args.h"
 #include "cpu/kernels.h"
-#include "natten_core/two_stage.h"
 
 namespace py = pybind11;
 
 namespace natten_core::bindings {
 namespace {
-
-void need(std::initializer_list<const Tensor*> tensors) {
-  for (const Tensor* one : tensors)
-    if (one->data == nullptr) throw std::invalid_argument("a tensor is missing");
-}
-void need_additional(const Problem& problem, std::initializer_list<const Tensor*> tensors) {
-  if (problem.additional > 0) need(tensors);
-}
 
 Problem on_threads(const Problem& problem, int threads) {
   if (threads < 1) throw std::invalid_argument("threads must be positive");
@@ -58,22 +48,9 @@ void cpu_backward(const Problem& problem, int threads, const py::object& query, 
   cpu::backward(args);
 }
 
-QkArgs qk_args(const Problem& problem, int threads, const py::object& query, const py::object& key, int64_t rpb,
-               const py::object& additional_key) {
-  QkArgs args;
-  args.problem = on_threads(problem, threads);
-  args.query = tensor(query, problem.rank), args.key = tensor(key, problem.rank), args.rpb = address(rpb);
-  args.additional_key = tensor(additional_key, 1);
-  need({&args.query, &args.key});
-  need_additional(problem, {&args.additional_key});
-  return args;
-}
-
 void cpu_qk(const Problem& problem, int threads, const py::object& query, const py::object& key, int64_t rpb,
             const py::object& additional_key, const py::object& scores) {
-  QkArgs args = qk_args(problem, threads, query, key, rpb, additional_key);
-  args.scores = tensor(scores, problem.rank);
-  need({&args.scores});
+  const QkArgs args = qk_args(on_threads(problem, threads), query, key, rpb, additional_key, scores);
   py::gil_scoped_release unlocked;
   cpu::qk(args);
 }
@@ -81,34 +58,15 @@ void cpu_qk(const Problem& problem, int threads, const py::object& query, const 
 void cpu_qk_backward(const Problem& problem, int threads, const py::object& query, const py::object& key, int64_t rpb,
                      const py::object& additional_key, const py::object& grad_scores, const py::object& grad_query,
                      const py::object& grad_key, int64_t grad_rpb, const py::object& grad_additional_key) {
-  QkBackwardArgs args;
-  args.forward = qk_args(problem, threads, query, key, rpb, additional_key);
-  args.grad_scores = tensor(grad_scores, problem.rank), args.grad_query = tensor(grad_query, problem.rank);
-  args.grad_key = tensor(grad_key, problem.rank), args.grad_rpb = address(grad_rpb);
-  args.grad_additional_key = tensor(grad_additional_key, 1);
-  need({&args.grad_scores, &args.grad_query, &args.grad_key});
-  need_additional(problem, {&args.grad_additional_key});
-  if ((rpb == 0) != (grad_rpb == 0)) throw std::invalid_argument("rpb and its gradient go together");
+  const QkBackwardArgs args = qk_backward_args(on_threads(problem, threads), query, key, rpb, additional_key,
+                                               grad_scores, grad_query, grad_key, grad_rpb, grad_additional_key);
   py::gil_scoped_release unlocked;
   cpu::qk_backward(args);
 }
 
-AvArgs av_args(const Problem& problem, int threads, const py::object& weights, const py::object& value,
-               const py::object& additional_value) {
-  AvArgs args;
-  args.problem = on_threads(problem, threads);
-  args.weights = tensor(weights, problem.rank), args.value = tensor(value, problem.rank);
-  args.additional_value = tensor(additional_value, 1);
-  need({&args.weights, &args.value});
-  need_additional(problem, {&args.additional_value});
-  return args;
-}
-
 void cpu_av(const Problem& problem, int threads, const py::object& weights, const py::object& value,
             const py::object& additional_value, const py::object& output) {
-  AvArgs args = av_args(problem, threads, weights, value, additional_value);
-  args.output = tensor(output, problem.rank);
-  need({&args.output});
+  const AvArgs args = av_args(on_threads(problem, threads), weights, value, additional_value, output);
   py::gil_scoped_release unlocked;
   cpu::av(args);
 }
@@ -116,13 +74,8 @@ void cpu_av(const Problem& problem, int threads, const py::object& weights, cons
 void cpu_av_backward(const Problem& problem, int threads, const py::object& weights, const py::object& value,
                      const py::object& additional_value, const py::object& grad_output, const py::object& grad_weights,
                      const py::object& grad_value, const py::object& grad_additional_value) {
-  AvBackwardArgs args;
-  args.forward = av_args(problem, threads, weights, value, additional_value);
-  args.grad_output = tensor(grad_output, problem.rank), args.grad_weights = tensor(grad_weights, problem.rank);
-  args.grad_value = tensor(grad_value, problem.rank);
-  args.grad_additional_value = tensor(grad_additional_value, 1);
-  need({&args.grad_output, &args.grad_weights, &args.grad_value});
-  need_additional(problem, {&args.grad_additional_value});
+  const AvBackwardArgs args = av_backward_args(on_threads(problem, threads), weights, value, additional_value,
+                                               grad_output, grad_weights, grad_value, grad_additional_value);
   py::gil_scoped_release unlocked;
   cpu::av_backward(args);
 }

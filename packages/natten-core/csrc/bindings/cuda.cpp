@@ -14,6 +14,14 @@ namespace py = pybind11;
 namespace natten_core::bindings {
 namespace {
 
+// Python's function from a number of bytes to an address. It must not outlive `allocate`.
+auto allocator(const py::object& allocate) {
+  return [&allocate](size_t bytes) {
+    py::gil_scoped_acquire locked;
+    return address(allocate(bytes).cast<int64_t>());
+  };
+}
+
 void cuda_forward(const Problem& problem, int device, int64_t stream, const py::object& query, const py::object& key,
                   const py::object& value, int64_t rpb, const py::object& additional_key,
                   const py::object& additional_value, const py::object& output, const py::object& lse) {
@@ -44,12 +52,45 @@ void cuda_backward(const Problem& problem, int device, int64_t stream, const py:
   if (problem.additional > 0 &&
       (args.grad_additional_key.data == nullptr || args.grad_additional_value.data == nullptr))
     throw std::invalid_argument("gradients of additional keys and values are needed");
-  const auto allocated = [&allocate](size_t bytes) {
-    py::gil_scoped_acquire locked;
-    return address(allocate(bytes).cast<int64_t>());
-  };
+  const auto allocated = allocator(allocate);
   py::gil_scoped_release unlocked;
   cuda::backward(args, device, address(stream), allocated);
+}
+
+void cuda_qk(const Problem& problem, int device, int64_t stream, const py::object& query, const py::object& key,
+             int64_t rpb, const py::object& additional_key, const py::object& scores) {
+  const QkArgs args = qk_args(problem, query, key, rpb, additional_key, scores);
+  py::gil_scoped_release unlocked;
+  cuda::qk(args, device, address(stream));
+}
+
+void cuda_qk_backward(const Problem& problem, int device, int64_t stream, const py::object& query,
+                      const py::object& key, int64_t rpb, const py::object& additional_key,
+                      const py::object& grad_scores, const py::object& grad_query, const py::object& grad_key,
+                      int64_t grad_rpb, const py::object& grad_additional_key, const py::object& allocate) {
+  const QkBackwardArgs args = qk_backward_args(problem, query, key, rpb, additional_key, grad_scores, grad_query,
+                                               grad_key, grad_rpb, grad_additional_key);
+  const auto allocated = allocator(allocate);
+  py::gil_scoped_release unlocked;
+  cuda::qk_backward(args, device, address(stream), allocated);
+}
+
+void cuda_av(const Problem& problem, int device, int64_t stream, const py::object& weights, const py::object& value,
+             const py::object& additional_value, const py::object& output) {
+  const AvArgs args = av_args(problem, weights, value, additional_value, output);
+  py::gil_scoped_release unlocked;
+  cuda::av(args, device, address(stream));
+}
+
+void cuda_av_backward(const Problem& problem, int device, int64_t stream, const py::object& weights,
+                      const py::object& value, const py::object& additional_value, const py::object& grad_output,
+                      const py::object& grad_weights, const py::object& grad_value,
+                      const py::object& grad_additional_value, const py::object& allocate) {
+  const AvBackwardArgs args = av_backward_args(problem, weights, value, additional_value, grad_output, grad_weights,
+                                               grad_value, grad_additional_value);
+  const auto allocated = allocator(allocate);
+  py::gil_scoped_release unlocked;
+  cuda::av_backward(args, device, address(stream), allocated);
 }
 
 py::dict cuda_devices() {
@@ -96,6 +137,10 @@ void add_cuda_kernels(py::module_& module) {
   module.def("cuda_use_only", &cuda::use_only, py::arg("family"));
   module.def("cuda_forward", &cuda_forward);
   module.def("cuda_backward", &cuda_backward);
+  module.def("cuda_qk", &cuda_qk);
+  module.def("cuda_qk_backward", &cuda_qk_backward);
+  module.def("cuda_av", &cuda_av);
+  module.def("cuda_av_backward", &cuda_av_backward);
   module.attr("cuda_architectures") = cuda::architectures_built();
   module.attr("cuda_tensor_core_architectures") = cuda::tensor_core_architectures_built();
 }

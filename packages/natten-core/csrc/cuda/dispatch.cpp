@@ -10,6 +10,7 @@
 #include "cuda/dense/dense.h"
 #include "cuda/device/launch.h"
 #include "cuda/simt/simt.h"
+#include "cuda/simt/two_stage.h"
 
 namespace natten_core::cuda {
 namespace {
@@ -99,6 +100,19 @@ void reporting(const Problem& problem, Family family, const char* direction, con
   }
 }
 
+// Runs `work`, of the two-stage form, with what it needs to start kernels.
+template <class Work>
+void run_stage(const Problem& problem, int device, void* stream, const char* direction, const Work& work) {
+  if (const char* reason = unsupported(Family::kSimt, problem, facts_of(device)))
+    throw Unsupported(std::string("no cuda kernel can run this in two stages. They do not support (simt) ") + reason +
+                      "; the problem: " + describe(problem));
+  reporting(problem, Family::kSimt, direction, [&] { work(prepare(device, stream)); });
+}
+
+void* workspace_of(size_t bytes, const std::function<void*(size_t)>& allocate) {
+  return bytes == 0 ? nullptr : allocate(bytes);
+}
+
 }  // namespace
 
 const Devices& devices() {
@@ -132,7 +146,7 @@ void forward(const ForwardArgs& args, int device, void* stream) {
 void backward(const BackwardArgs& args, int device, void* stream, const std::function<void*(size_t)>& allocate) {
   const Problem& problem = args.forward.problem;
   const Family family = chosen(args, problem, device);
-  const auto workspace = [&](size_t bytes) { return bytes == 0 ? nullptr : allocate(bytes); };
+  const auto workspace = [&](size_t bytes) { return workspace_of(bytes, allocate); };
   reporting(problem, family, "backward", [&] {
     const Launch launch = prepare(device, stream);
     switch (family) {
@@ -141,6 +155,26 @@ void backward(const BackwardArgs& args, int device, void* stream, const std::fun
       case Family::kSimt: return simt::backward(args, workspace(simt::backward_workspace(args)), launch);
       default: throw std::logic_error("a family without kernels was chosen");
     }
+  });
+}
+
+void qk(const QkArgs& args, int device, void* stream) {
+  run_stage(args.problem, device, stream, "qk", [&](const Launch& launch) { simt::qk_forward(args, launch); });
+}
+
+void qk_backward(const QkBackwardArgs& args, int device, void* stream, const std::function<void*(size_t)>& allocate) {
+  run_stage(args.forward.problem, device, stream, "qk backward", [&](const Launch& launch) {
+    simt::qk_backward(args, workspace_of(simt::qk_backward_workspace(args), allocate), launch);
+  });
+}
+
+void av(const AvArgs& args, int device, void* stream) {
+  run_stage(args.problem, device, stream, "av", [&](const Launch& launch) { simt::av_forward(args, launch); });
+}
+
+void av_backward(const AvBackwardArgs& args, int device, void* stream, const std::function<void*(size_t)>& allocate) {
+  run_stage(args.forward.problem, device, stream, "av backward", [&](const Launch& launch) {
+    simt::av_backward(args, workspace_of(simt::av_backward_workspace(args), allocate), launch);
   });
 }
 

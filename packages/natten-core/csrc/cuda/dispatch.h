@@ -10,6 +10,7 @@
 
 #include "cuda/plan.h"
 #include "natten_core/problem.h"
+#include "natten_core/two_stage.h"
 
 namespace natten_core::cuda {
 
@@ -48,9 +49,15 @@ void use_only(const std::string& name);
 Facts facts_of(int device);
 
 // Pointers are of memory on `device`, `stream` is a stream of it. The work is queued, not awaited.
-// Both throw Unsupported where no family can run the problem, else std::runtime_error with the problem in it.
+// All throw Unsupported where no family can run the problem, else std::runtime_error with the problem in it.
 void forward(const ForwardArgs& args, int device, void* stream);
 // `allocate` returns device memory, aligned to 512 bytes, that may be reused once what is queued until then is done.
 void backward(const BackwardArgs& args, int device, void* stream, const std::function<void*(size_t)>& allocate);
+
+// The two-stage form, which the simt family alone has.
+void qk(const QkArgs& args, int device, void* stream);
+void qk_backward(const QkBackwardArgs& args, int device, void* stream, const std::function<void*(size_t)>& allocate);
+void av(const AvArgs& args, int device, void* stream);
+void av_backward(const AvBackwardArgs& args, int device, void* stream, const std::function<void*(size_t)>& allocate);
 
 }  // namespace natten_core::cuda

@@ -159,6 +159,8 @@ def check_av(
     if len(like) != len(shape) or like[:-2] != shape[:-2]:
         wanted = f"{list(shape[:-2])} for its batch and spatial sizes, as attn has"
         raise ValueError(f"value must have {wanted}, got shape {list(like)}")
+    if like[-1] < 1:
+        raise ValueError(f"value must have a head_dim of at least 1, got shape {list(like)}")
     if like[-2] < 1 or shape[-2] % like[-2]:
         raise ValueError(
             f"attn's {shape[-2]} heads must be a multiple of value's, got {like[-2]} in shape {list(like)}"
@@ -210,6 +212,45 @@ def check_settings(
     for axis in range(rank):
         _check_stride(axis, rank, window[axis], step[axis])
     return window, step, per_axis("dilation", dilation, rank), _check_causal(_hashable(is_causal), rank)
+
+
+def check_module(embed_dim: Any, num_heads: Any, attn_drop: Any, qk_scale: Any) -> None:
+    """The arguments of a module that are not settings of its windows."""
+    for name, count in (("embed_dim", embed_dim), ("num_heads", num_heads)):
+        if isinstance(count, bool) or not _is_int(count):
+            raise TypeError(f"{name} must be an int, got {count!r}")
+    if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
+        raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
+    if isinstance(attn_drop, (bool, Tensor)) or not hasattr(attn_drop, "__float__"):
+        raise TypeError(f"attn_drop must be a float, got {attn_drop!r}")
+    if not 0 <= attn_drop <= 1:
+        raise ValueError(f"attn_drop must be a probability, got {attn_drop!r}")
+    _check_scale(qk_scale, embed_dim // num_heads, "qk_scale")
+
+
+def check_merge(outputs: Sequence[Any], lses: Sequence[Any]) -> None:
+    """The arguments of `merge_attentions`."""
+    for name, tensors in (("outputs", outputs), ("lses", lses)):
+        for i, tensor in enumerate(tensors):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name}[{i}] must be a torch.Tensor, got {type(tensor).__name__}")
+            if tensor.dtype not in FLOATS:
+                raise ValueError(f"{name}[{i}] must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+            if tensor.device != outputs[0].device:
+                device = outputs[0].device
+                raise ValueError(f"{name}[{i}] must be on the device of outputs[0], {device}, got {tensor.device}")
+    if not outputs or len(outputs) != len(lses):
+        raise ValueError(
+            f"outputs and lses must be as many, and at least one each, got {len(outputs)} outputs and {len(lses)} lses"
+        )
+    shape = outputs[0].shape
+    if len(shape) == 0:
+        raise ValueError("outputs[0] must be [batch, *spatial, heads, head_dim], got shape []")
+    for i, (output, lse) in enumerate(zip(outputs, lses, strict=True)):
+        if output.shape != shape:
+            raise ValueError(f"outputs[{i}] must have the shape of outputs[0], {list(shape)}, got {list(output.shape)}")
+        if lse.shape != shape[:-1]:
+            raise ValueError(f"lses[{i}] must have the shape {list(shape[:-1])}, got {list(lse.shape)}")
 
 
 def _is_int(value: Any) -> bool:
@@ -266,6 +307,7 @@ def _check_packed(
         raise ValueError(f"qkv must be {layout} with {axes}, got shape {list(shape)}")
     if shape[-3] != 3:
         raise ValueError(f"qkv must be {layout}: its third-last size must be 3, got shape {list(shape)}")
+    _check_query("qkv", Facts(*qkv), len(shape) - 3)  # with the 3 as one more spatial axis, as it is given
     one = (shape[:-3] + shape[-2:], *others)
     tensors = (one, one, one, rpb, additional_keys, additional_values)
     return _check(kernel_size, stride, dilation, is_causal, scale, rank, *tensors, name="qkv")  # type: ignore[arg-type]
@@ -337,7 +379,7 @@ def _check_query(name: str, query: Facts, rank: int | None, last: str = "head_di
         raise ValueError(
             f"{name} must have at least one head and a {last} of at least 1, got shape {list(query.shape)}"
         )
-    _check_unit(name, query)
+    _check_unit(name, query, last)
     return ndim - 3
 
 
@@ -419,10 +461,10 @@ def _check_like(reference: str, query: Facts, name: str, other: Facts) -> None:
     _check_unit(name, other)
 
 
-def _check_unit(name: str, tensor: Facts) -> None:
+def _check_unit(name: str, tensor: Facts, last: str = "head_dim") -> None:
     if not tensor.unit:
         raise ValueError(
-            f"{name} must have a stride of 1 on its last axis (head_dim): pass {name}.contiguous(), "
+            f"{name} must have a stride of 1 on its last axis ({last}): pass {name}.contiguous(), "
             f"got shape {list(tensor.shape)}"
         )
 
@@ -438,13 +480,13 @@ def _check_causal(given: Any, rank: int) -> tuple[bool, ...]:
     return tuple(values)
 
 
-def _check_scale(scale: Any, head_dim: int) -> float:
+def _check_scale(scale: Any, head_dim: int, name: str = "scale") -> float:
     if scale is None:
         return head_dim**-0.5  # type: ignore[no-any-return]  # a float, as 0 was refused
     if torch.compiler.is_compiling():
         return scale  # type: ignore[no-any-return]  # perhaps a symbol, which the checks below cannot be traced with
     if isinstance(scale, (bool, Tensor)) or not hasattr(scale, "__float__"):
-        raise TypeError(f"scale must be a float, or None for head_dim ** -0.5, got {scale!r}")
+        raise TypeError(f"{name} must be a float, or None for head_dim ** -0.5, got {scale!r}")
     if not math.isfinite(scale):
-        raise ValueError(f"scale must be finite, got {scale!r}")
+        raise ValueError(f"{name} must be finite, got {scale!r}")
     return float(scale)

@@ -114,7 +114,10 @@ def select(problem: Problem, backend: str) -> str:
     """
     if torch.compiler.is_compiling():
         return _choose_and_warn(problem, backend)
-    return _choose_and_warn_once(problem, backend)
+    try:
+        return _choose_and_warn_once(problem, backend)
+    except TypeError:  # an unhashable backend: the plain choice has the right message
+        return _choose_and_warn(problem, backend)
 
 
 def choose(problem: Problem, backend: str) -> str:

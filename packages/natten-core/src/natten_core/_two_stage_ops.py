@@ -11,7 +11,7 @@ from torch import Tensor
 from natten_core import _problem, _second_order, _vmap
 from natten_core._ops import define
 from natten_core._select import transformed
-from natten_core.backends import cpu_two_stage, reference_two_stage
+from natten_core.backends import cpu_two_stage, cuda_two_stage, reference_two_stage
 
 _WINDOW = "int[] kernel_size, int[] stride, int[] dilation, int[] is_causal"
 _QK = f"Tensor query, Tensor key, Tensor? rpb, Tensor? additional_keys, {_WINDOW}, float scale"
@@ -19,7 +19,7 @@ _AV = f"Tensor attn, Tensor value, Tensor? additional_values, {_WINDOW}"
 
 
 def _define(name: str, arguments: str, results: int) -> Any:
-    return define(name, arguments, results, {"cpu": cpu_two_stage})
+    return define(name, arguments, results, {"cpu": cpu_two_stage, "cuda": cuda_two_stage})
 
 
 qk = _define("qk", _QK, 1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from natten_core._problem import compute_dtype
+from natten_core._problem import check_merge, compute_dtype
 
 
 def merge_attentions(outputs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -27,7 +27,8 @@ def merge_attentions(outputs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple
 
     Raises:
         TypeError: something is not a tensor.
-        ValueError: no part is given, there are not as many `lses` as `outputs`, or their shapes differ.
+        ValueError: no part is given, there are not as many `lses` as `outputs`, their shapes or devices differ, or
+            something is not of a floating dtype.
 
     Example:
         >>> import torch, natten_core
@@ -39,7 +40,7 @@ def merge_attentions(outputs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple
         (torch.Size([1, 16, 16, 2, 8]), torch.Size([1, 16, 16, 2]))
     """
     outputs, lses = list(outputs), list(lses)
-    _check(outputs, lses)
+    check_merge(outputs, lses)
     dtype = compute_dtype(outputs[0].dtype)
     parts = torch.stack([lse.to(dtype) for lse in lses])
     # Any finite subtrahend serves; where all parts are -inf there is none to take from them.
@@ -55,20 +56,3 @@ def merge_attentions(outputs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple
         merged = merged + weight * output.to(dtype)
     lse = torch.where(seen, top + total.log(), torch.full_like(total, float("-inf")))
     return merged.to(outputs[0].dtype), lse
-
-
-def _check(outputs: list[Tensor], lses: list[Tensor]) -> None:
-    for name, tensors in (("outputs", outputs), ("lses", lses)):
-        for i, tensor in enumerate(tensors):
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name}[{i}] must be a torch.Tensor, got {type(tensor).__name__}")
-    if not outputs or len(outputs) != len(lses):
-        raise ValueError(
-            f"outputs and lses must be as many, and at least one each, got {len(outputs)} outputs and {len(lses)} lses"
-        )
-    shape = outputs[0].shape
-    for i, (output, lse) in enumerate(zip(outputs, lses, strict=True)):
-        if output.shape != shape:
-            raise ValueError(f"outputs[{i}] must have the shape of outputs[0], {list(shape)}, got {list(output.shape)}")
-        if lse.shape != shape[:-1]:
-            raise ValueError(f"lses[{i}] must have the shape {list(shape[:-1])}, got {list(lse.shape)}")

@@ -65,10 +65,7 @@ class _NeighborhoodAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
-            raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
-        if not 0 <= attn_drop <= 1:
-            raise ValueError(f"attn_drop must be a probability, got {attn_drop!r}")
+        _problem.check_module(embed_dim, num_heads, attn_drop, qk_scale)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.head_dim = embed_dim // num_heads

@@ -13,7 +13,7 @@ from torch import Tensor
 from natten_core import _autocast, _problem, _two_stage_ops  # noqa: F401  # defines the operators
 from natten_core._ops import run
 from natten_core._problem import Problem
-from natten_core._select import select, transformed, warn_fallback
+from natten_core._select import select, transformed
 from natten_core.backends import reference, reference_two_stage
 from natten_core.functional import Causal, PerAxis
 
@@ -186,13 +186,8 @@ def attend_with_dropout(
 
 
 def has_kernels(problem: Problem, backend: str) -> bool:
-    """Whether the stages run on kernels; those of the cpu backend are the only ones."""
-    chosen = select(problem, backend)
-    if chosen == "cuda":
-        if backend == "cuda":
-            raise NotImplementedError("backend 'cuda' cannot run this: it has no kernels for the two-stage form")
-        warn_fallback("the cuda kernels have no two-stage form")
-    return chosen == "cpu" and not transformed()
+    """Whether the stages run on kernels."""
+    return select(problem, backend) != "reference" and not transformed()
 
 
 def _qk(

@@ -11,14 +11,13 @@ from torch import Tensor
 HALVES = [torch.float16, torch.bfloat16]
 
 
-def results(function: Any, tensors: dict[str, Tensor], grads: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
-    """Output, log-sum-exp, and the gradients of all tensors for given gradients of both."""
-    output, lse = function(tensors)
+def results(function: Any, tensors: dict[str, Tensor], grads: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """Output, log-sum-exp where there is one, and the gradients of all tensors for given gradients of both."""
+    outputs = function(tensors)
     wanted = tuple(tensors.values())
-    found = torch.autograd.grad(
-        (output, lse), wanted, tuple(g.to(t.dtype) for g, t in zip(grads, (output, lse), strict=True))
-    )
-    return {"output": output.detach(), "lse": lse.detach(), **dict(zip(tensors, found, strict=True))}
+    found = torch.autograd.grad(outputs, wanted, tuple(g.to(t.dtype) for g, t in zip(grads, outputs, strict=True)))
+    named = dict(zip(("output", "lse"), (t.detach() for t in outputs), strict=False))
+    return {**named, **dict(zip(tensors, found, strict=True))}
 
 
 def compare(case: Case, dtype: torch.dtype, function: Any) -> None:

@@ -1,7 +1,8 @@
 // Forward and backward of the whole operator, two queries at a time: scores of the window, an exact softmax, the
 // weighted sum of values. The backward pass computes scores and softmax again, exactly as the forward pass does, so
 // that neither the output nor the log-sum-exp is read:
-//   dP = dO . V, dS = P * (dP - delta), delta = sum over the window of P * dP - dlse
+//   dP = dO . V, dS = P * (dP - mean + dlse), mean = sum over the window of P * dP
+// (dP - mean first: where a query sees one key only, or its weights are 0 and 1, that is 0, and dlse keeps its bits)
 //   dQ = scale * dS . K, dK = scale * dS^T . Q, dV = P^T . dO, dbias = dS summed over queries
 #pragma once
 
@@ -71,10 +72,10 @@ NATTEN_KERNEL void differentiate(const Scratch<T>& s, const Pair& pair, int q, b
     dots += keys ? load<T>(weights + at) * load<T>(grads + at) : Vec<T>{};
   });
   dots = fold<T>(dots, [](Vec<T> a, Vec<T> b) __attribute__((always_inline)) { return a + b; });
-  const Vec<T> factor = T(1) / sum, delta = dots * factor - grad_lse;
+  const Vec<T> factor = T(1) / sum, mean = dots * factor;
   for_vectors<T>(s.rows, pair, q, [&](int64_t at, int64_t bias, IntVec<T> keys) __attribute__((always_inline)) {
     const Vec<T> p = load<T>(weights + at) * factor;
-    const Vec<T> ds = keys ? p * (load<T>(grads + at) - delta) : Vec<T>{};
+    const Vec<T> ds = keys ? p * (load<T>(grads + at) - mean + grad_lse) : Vec<T>{};
     store<T>(weights + at, p);
     store<T>(grads + at, ds);
     if (has_bias && bias >= 0) store<T>(s.grad_bias + bias, load<T>(s.grad_bias + bias) + ds);

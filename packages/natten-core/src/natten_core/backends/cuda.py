@@ -144,21 +144,52 @@ def na_qkvpacked_backward(
     return grad_qkv, *more
 
 
-class _Call:
-    """What the kernels read, and the tensors that had to be copied for it, which live as long as the call."""
+class Kept:
+    """Tensors of one call on the device, and the copies that had to be made for it, which live as long."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like, self.dtype = like, like.dtype
+        self.kept: list[Tensor] = []
+
+    def allocate(self, size: int) -> int:
+        """Memory on the device for the kernels to work in: its address."""
+        return self.keep(self.like.new_empty(size, dtype=torch.uint8)).data_ptr()
+
+    def span(self, tensor: Tensor) -> tuple[int, ...] | None:
+        """Address and strides of the tensor as the kernels read it."""
+        return span(self.readable(tensor))
+
+    def readable(self, tensor: Tensor) -> Tensor:
+        """The tensor in the dtype of the call and with a unit last stride, itself where it is so already."""
+        if tensor.dtype is not self.dtype:
+            tensor = self.keep(tensor.to(self.dtype))
+        if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
+            tensor = self.keep(tensor.contiguous())
+        return tensor
+
+    def bias(self, rpb: Tensor | None) -> int:
+        """Address of the bias as the kernels read it, 0 for None."""
+        if rpb is None:
+            return 0
+        wide = compute_dtype(self.dtype)
+        if rpb.dtype is not wide or not rpb.is_contiguous():
+            rpb = self.keep(rpb.to(wide).contiguous())
+        return rpb.data_ptr()
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """The same tensor, which lives as long as the call."""
+        self.kept.append(tensor)
+        return tensor
+
+
+class _Call(Kept):
+    """What the kernels of attention read."""
 
     def __init__(self, main: Sequence[Tensor], rpb: Tensor | None, additional: Sequence[Tensor | None]) -> None:
-        self.like = main[0]
-        self.dtype = self.like.dtype
+        super().__init__(main[0])
         self.rpb, self.additional = rpb, additional
-        self.kept: list[Tensor] = []
         spans = _three(self.readable(main[0])) if len(main) == 1 else [self.span(one) for one in main]
-        bias = 0
-        if rpb is not None:
-            wide = compute_dtype(self.dtype)
-            if rpb.dtype is not wide or not rpb.is_contiguous():
-                rpb = self.keep(rpb.to(wide).contiguous())
-            bias = rpb.data_ptr()
+        bias = self.bias(rpb)
         self.shapes = (
             None if rpb is None else rpb.shape,
             *(None if tensor is None else tensor.shape for tensor in additional),
@@ -208,25 +239,6 @@ class _Call:
         else:
             grad_rpb.zero_()
         return grad_rpb if rpb is None else grad_rpb.to(rpb.dtype), more[0], more[1]
-
-    def allocate(self, size: int) -> int:
-        """Memory on the device for the kernels to work in: its address."""
-        return self.keep(self.like.new_empty(size, dtype=torch.uint8)).data_ptr()
-
-    def span(self, tensor: Tensor) -> tuple[int, ...] | None:
-        return span(self.readable(tensor))
-
-    def readable(self, tensor: Tensor) -> Tensor:
-        """The tensor in the dtype of the call and with a unit last stride, itself where it is so already."""
-        if tensor.dtype is not self.dtype:
-            tensor = self.keep(tensor.to(self.dtype))
-        if tensor.stride(-1) != 1 and tensor.shape[-1] != 1:
-            tensor = self.keep(tensor.contiguous())
-        return tensor
-
-    def keep(self, tensor: Tensor) -> Tensor:
-        self.kept.append(tensor)
-        return tensor
 
 
 def _choice(problem: Problem, tensors: Sequence[Tensor]) -> Any:

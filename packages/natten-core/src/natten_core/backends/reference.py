@@ -3,7 +3,8 @@
 Queries are taken in tiles of neighbours of one dilation group. All that a tile needs lies in one small box of keys of
 the same group, so a tile is a dense attention problem with a mask, and a batch of tiles two batched matrix products.
 Tiles are processed in batches that keep the temporary arrays within a budget. A weight of zero times infinity is not
-zero: a value that is not finite spoils all queries of the tiles whose box it lies in, not only those that see it.
+zero: what is not finite would spoil all queries of the tiles whose box it lies in, not only those that see it. Where
+that can be asked, on a CPU and outside of compilers and transforms, such problems take the way of the two-stage form.
 
 Inside, axes are ordered [batch, heads, tokens, head_dim]. Per-axis index arrays are combined into those of the whole
 map one batch of tiles at a time.
@@ -75,6 +76,8 @@ def neighborhood_attention(
         [batch, *spatial, heads] in `problem.compute_dtype`, or None.
     """
     problem = _with_numbers(problem)
+    if not _is_finite(problem, query, key, value, additional_keys, additional_values):
+        return _gathered(problem, query, key, value, rpb, additional_keys, additional_values, dropout, return_lse)
     dtype = problem.compute_dtype
     queries, keys, values = (_heads_first(tensor, dtype) for tensor in (query, key, value))
     queries = queries * problem.scale
@@ -116,6 +119,43 @@ def window(position: Tensor, members: Tensor, kernel_size: int, stride: int, is_
     lead = torch.minimum(position // stride * stride + stride // 2, members - 1)
     start = (lead - left).clamp(min=0) + (lead + right >= members) * (members - right - lead - 1)
     return start, start + kernel_size
+
+
+def _is_finite(problem: Problem, *tensors: Tensor | None) -> bool:
+    """Whether all numbers are finite; True where that cannot be asked."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    if (
+        problem.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in given)
+    ):
+        return True
+    return all(bool(torch.isfinite(tensor.detach()).all()) for tensor in given)
+
+
+def _gathered(
+    problem: Problem,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Tensor | None,
+    additional_keys: Tensor | None,
+    additional_values: Tensor | None,
+    dropout: float,
+    return_lse: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The same, one slot of the windows at a time: slower, and no query touches what it does not see."""
+    from natten_core.backends import reference_two_stage
+
+    wide = problem._replace(dtype=problem.compute_dtype)
+    scores = reference_two_stage.qk(wide, query, key, rpb, additional_keys)
+    with no_autocast(problem.device.type):
+        weights = torch.nn.functional.dropout(torch.softmax(scores, -1), dropout)
+        lse = torch.logsumexp(scores, -1) if return_lse else None
+    output = reference_two_stage.av(wide, weights, value, additional_values)
+    return output.to(problem.dtype), lse
 
 
 def _with_numbers(problem: Problem) -> Problem:

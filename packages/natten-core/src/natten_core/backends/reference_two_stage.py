@@ -71,7 +71,7 @@ def _slots(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
         near = start[:, None] + torch.arange(kernel, device=problem.device)
         here = near < end[:, None]
         offset = (near - position[:, None] + kernel - 1).clamp(max=2 * kernel - 2)
-        near = torch.minimum(near, members[:, None] - 1) * dilation + group[:, None]
+        near = torch.where(here, near, start[:, None]) * dilation + group[:, None]  # what is seen in any case
         token = _outer(token * length, near)
         entry = _outer(entry * (2 * kernel - 1), offset)
         seen = (seen[:, None, :, None] & here[None, :, None, :]).flatten(2).flatten(0, 1)
