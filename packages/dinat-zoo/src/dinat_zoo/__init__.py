@@ -9,17 +9,22 @@
 
 from __future__ import annotations
 
-from dinat_zoo import dinat, nat
+from dinat_zoo import dilations, dinat, dinat_s, isotropic, nat
 from dinat_zoo._checkpoint import checkpoint_filter_fn
 from dinat_zoo._hierarchical import NeighborhoodTransformer
+from dinat_zoo._isotropic import IsotropicTransformer
 from dinat_zoo._profile import count_macs, count_parameters
+from dinat_zoo._rpb import interpolate_rpb
 
 __all__ = [
+    "IsotropicTransformer",
     "NeighborhoodTransformer",
     "__version__",
     "checkpoint_filter_fn",
     "count_macs",
     "count_parameters",
+    "dilations",
+    "interpolate_rpb",
     "list_models",
 ]
 
@@ -28,4 +33,4 @@ __version__ = "0.1.0"
 
 def list_models() -> list[str]:
     """The names of this package's models, sorted."""
-    return sorted([*nat.VARIANTS, *dinat.VARIANTS])
+    return sorted([*nat.VARIANTS, *dinat.VARIANTS, *dinat_s.VARIANTS, *isotropic.VARIANTS])

@@ -49,6 +49,11 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dic
     weights: dict[str, Tensor] = clean_state_dict(dict(state_dict))
     if any(".attention.self." in key for key in weights):
         weights = _from_hugging_face(weights)
+    weights = {
+        re.sub(r"^layers\.", "levels.", key): value  # as DiNATs and the isotropic models were published
+        for key, value in weights.items()
+        if not key.endswith(".relative_position_index")
+    }
     if "levels.0.downsample.reduction.weight" in weights:  # ours has none in its first level
         weights = {
             _PUBLISHED_DOWNSAMPLE.sub(lambda m: f"levels.{int(m[1]) + 1}.downsample.", key): value

@@ -50,5 +50,8 @@ def run(*, as_json: bool) -> int:
 def _describe(name: str) -> Row:
     model = create(name, device="meta")
     cfg = model.pretrained_cfg
-    weights = f"bundled ({cfg['tag']})" if cfg.get("file") else f"hub: {cfg['hf_hub_id']}"
+    if cfg.get("file"):
+        weights = f"bundled ({cfg['tag']})"
+    else:
+        weights = f"hub: {cfg['hf_hub_id']}" if cfg.get("hf_hub_id") else "none"
     return Row(name, count_parameters(model), count_macs(model, cfg["input_size"][1:]), cfg["input_size"], weights)
