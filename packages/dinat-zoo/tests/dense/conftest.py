@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,9 +9,19 @@ import torch
 from torch import Tensor
 
 from dinat_zoo import dense
+from dinat_zoo.dense.assign import Sampler
 from dinat_zoo.dense.detector import CASCADE_MASK_RCNN, CASCADE_MASK_RCNN_RPN, MASK_RCNN, MASK_RCNN_RPN
 
 Create = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On maps this small several threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -27,13 +38,15 @@ def backbone() -> Callable[..., dense.Backbone]:
 
 @pytest.fixture(scope="session")
 def detector(backbone: Create) -> Create:
-    """Makes a small detector of a kind."""
+    """Makes a small detector of a kind, with fewer proposals than the published ones."""
 
     def create(kind: str, num_classes: int = 3) -> dense.Detector:
         roi, rpn = {
             "maskrcnn": (MASK_RCNN, MASK_RCNN_RPN),
             "cascadedmaskrcnn": (CASCADE_MASK_RCNN, CASCADE_MASK_RCNN_RPN),
         }[kind]
+        rpn = replace(rpn, before_nms=(200, 100), after_nms=(100, 50))
+        roi = replace(roi, sampler=Sampler(64, 0.25))
         return dense.Detector(backbone(), roi, rpn, num_classes, channels=16, hidden=32)
 
     return create

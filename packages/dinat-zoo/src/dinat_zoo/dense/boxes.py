@@ -61,7 +61,9 @@ class BoxCoder:
         centre = reference[..., :2] + offsets[..., :2] * reference[..., 2:]
         sides = reference[..., 2:] * offsets[..., 2:].clamp(-_LARGEST, _LARGEST).exp()
         boxes: Tensor = box_convert(torch.cat([centre, sides], dim=-1), "cxcywh", "xyxy")
-        return (boxes if size is None else clip(boxes, size)).flatten(1)
+        if size is not None:
+            boxes = clip(boxes, size)
+        return boxes.flatten(1)
 
 
 def of_class(per_class: Tensor, labels: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dinat_zoo._variants import Dilations
+from dinat_zoo import dilations, dinat, dinat_s, nat
 from dinat_zoo.dense.backbone import Backbone
 from dinat_zoo.dense.detector import (
     CASCADE_MASK_RCNN,
@@ -35,7 +35,7 @@ class Published:
 
     head: str
     backbone: str
-    dilations: Dilations | None
+    dilations: dilations.Dilations | None
     drop_path_rate: float
     longest: int
     shortest: int
@@ -52,36 +52,6 @@ HEADS: dict[str, Callable[[Backbone, int], Detector | Segmenter]] = {
     "cascadedmaskrcnn": lambda backbone, classes: Detector(backbone, CASCADE_MASK_RCNN, CASCADE_MASK_RCNN_RPN, classes),
     "upernet": Segmenter,
 }
-
-# Table II of the paper, by the side of the images that the dilations are for.
-_THIRD = {800: (1, 3, 1, 5, 1, 7), 512: (1, 2, 1, 3, 1, 4)}
-_THIRD_640 = (1, 2, 1, 3, 1, 4, 1, 5) * 2 + (1, 5)
-_DINAT: dict[int, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
-    800: ((1, 28, 1), (1, 7, 1, 14), (1, 3, 1, 3, 1)),
-    512: ((1, 16, 1), (1, 4, 1, 8), (1, 2, 1, 2, 1)),
-    640: ((1, 20, 1), (1, 5, 1, 10), (1, 2, 1, 2, 1)),
-}
-_DINAT_S: dict[int, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
-    800: ((1, 28), (1, 14), (1, 3)),
-    512: ((1, 16), (1, 8), (1, 2)),
-    640: ((1, 20), (1, 10), (1, 2)),
-}
-
-
-def dilations(backbone: str, side: int) -> Dilations | None:
-    """The published dilations of a backbone.
-
-    Args:
-        backbone: its name.
-        side: 800 for detection, 512 or, for the large models, 640 for segmentation.
-    """
-    if backbone.startswith("nat_"):
-        return None
-    first, second, fourth = (_DINAT_S if backbone.startswith("dinat_s_") else _DINAT)[side]
-    shallow = backbone in ("dinat_mini", "dinat_s_tiny")
-    third = _THIRD_640 if side == 640 else _THIRD[side] * (1 if shallow else 3)
-    return first, second, third, fourth
-
 
 _SIZES = {
     "nat": ("mini", "tiny", "small", "base"),
@@ -105,11 +75,13 @@ _DROP_PATH_RATES = {
 
 
 def _entry(head: str, backbone: str, drop_path_rate: float) -> Published:
+    depths = {**nat.VARIANTS, **dinat.VARIANTS, **dinat_s.VARIANTS}[backbone].arguments["depths"]
+    task = "ade20k" if head == "upernet" else "coco"
     side = 800 if head != "upernet" else 640 if backbone.endswith("_large") else 512
     return Published(
         head,
         backbone,
-        dilations(backbone, side),
+        None if backbone in nat.VARIANTS else dilations.published(depths, task, side),
         drop_path_rate,
         longest=4 * side if head == "upernet" else 1333,
         shortest=side,
