@@ -73,6 +73,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def dense_clients(session: nox.Session) -> None:
+    """Other libraries' detection and segmentation models on our backbones, with these libraries installed."""
+    python = environment(session, "dense-clients", group("dense-clients"), beside=shared(session))
+    run(session, python, "-m", "pytest", "packages/dinat-zoo/tests/dense/test_clients.py", *session.posargs)
+
+
+@nox.session
 def cuda_resources(session: nox.Session) -> None:
     """Registers, spills and shared memory of every CUDA kernel, from nvcc; unlisted spills are a failure."""
     run(session, sys.executable, "ci/cuda_resources.py", *session.posargs)
@@ -109,14 +116,20 @@ def is_cxx(path: Path) -> bool:
     return path.suffix in {".cpp", ".h", ".cu", ".cuh"}
 
 
-def environment(session: nox.Session, name: str, requirements: list[str]) -> Path:
-    """Returns the Python of `.nox/NAME`, which is made anew when its requirements or this Python have changed."""
+def environment(session: nox.Session, name: str, requirements: list[str], beside: Path | None = None) -> Path:
+    """Returns the Python of `.nox/NAME`, which is made anew when its requirements or this Python have changed.
+
+    It also sees the packages of the environment of the Python `beside`.
+    """
     home = ROOT / ".nox" / name
     stamp, wanted = home / "made-of.txt", "\n".join([sys.version, *requirements])
     python = home / "bin" / "python"
     if not stamp.is_file() or stamp.read_text() != wanted:
         shutil.rmtree(home, ignore_errors=True)
         run(session, sys.executable, "-m", "venv", home)
+        if beside is not None:
+            where = str(next(beside.parent.parent.glob("lib/python*/site-packages")))
+            next(home.glob("lib/python*/site-packages")).joinpath("beside.pth").write_text(where)
         run(session, python, "-m", "pip", "install", "--quiet", *requirements)
         stamp.write_text(wanted)
     return python

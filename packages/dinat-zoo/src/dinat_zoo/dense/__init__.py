@@ -15,6 +15,7 @@ from dinat_zoo.dense.data import COCO_CATEGORIES, Batch, Detections, Objects
 from dinat_zoo.dense.detector import Detector
 from dinat_zoo.dense.profile import count_macs
 from dinat_zoo.dense.published import PUBLISHED, Published
+from dinat_zoo.dense.pyramid import PyramidBackbone
 from dinat_zoo.dense.segmenter import Segmenter, predict, slide
 from dinat_zoo.dense.transforms import ImageTransform
 
@@ -28,6 +29,7 @@ __all__ = [
     "ImageTransform",
     "Objects",
     "Published",
+    "PyramidBackbone",
     "Segmenter",
     "checkpoint_filter_fn",
     "count_macs",
