@@ -11,19 +11,22 @@ import hashlib
 import os
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "build", "typecheck", "docs", "demo", "bench", "tests"]
+nox.options.sessions = ["lint", "build", "typecheck", "docs", "demo", "bench", "tests", "timm_tests"]
 
 ROOT = Path(__file__).resolve().parent
 DIST = ROOT / "dist"
 PACKAGES = ("natten-core", "dinat-zoo")
 # What depends on the instruction set; how operators are registered and compiled does not.
 NUMERIC_TESTS = [f"packages/natten-core/tests/test_{name}.py" for name in ("golden", "gradients", "values", "windows")]
+# One of every kind, small enough to train on two cores.
+SMALL_MODELS = ["dinat_pico", "dinat_mini", "dinat_s_tiny", "dinat_isotropic_small", "vitrpb_small"]
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 # Devices that wheels have CUDA kernels for, where there is nvcc: "all" for a release, else one, to save minutes.
 CUDA_ARCHITECTURES = os.environ.get("NATTEN_CUDA_ARCHITECTURES", "90")
@@ -77,6 +80,23 @@ def dense_clients(session: nox.Session) -> None:
     """Other libraries' detection and segmentation models on our backbones, with these libraries installed."""
     python = environment(session, "dense-clients", group("dense-clients"), beside=shared(session))
     run(session, python, "-m", "pytest", "packages/dinat-zoo/tests/dense/test_clients.py", *session.posargs)
+def timm_tests(session: nox.Session) -> None:
+    """timm's own tests/test_models.py, from its sdist, on our small models; arguments are patterns of other models."""
+    python = shared(session)
+    release = str(session.run(str(python), "-c", "import timm; print(timm.__version__)", silent=True)).strip()
+    home = ROOT / "build" / "timm"
+    archive = home / f"timm-{release}.tar.gz"
+    if not archive.is_file():
+        source = ("--no-deps", "--no-binary=timm", f"--dest={home}", f"timm=={release}")
+        run(session, python, "-m", "pip", "download", "--quiet", *source)
+    with tarfile.open(archive) as sdist:
+        for name in ("pyproject.toml", "tests/test_models.py"):  # not the package, which would hide the installed one
+            sdist.extract(f"timm-{release}/{name}", home, filter="data")
+    unpacked = home / f"timm-{release}"
+    options = ("-c", unpacked / "pyproject.toml", "-p", "timm_suite", "-q", "--durations=5")
+    models = ("--zoo-models", *(session.posargs or SMALL_MODELS))
+    environ = {"PYTHONPATH": str(ROOT / "ci")}
+    run(session, python.parent / "pytest", *options, unpacked / "tests/test_models.py", *models, env=environ)
 
 
 @nox.session

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from dinat_zoo import dilations, dinat, dinat_s, isotropic, nat
+from dinat_zoo._base import BaseTransformer
 from dinat_zoo._checkpoint import checkpoint_filter_fn
 from dinat_zoo._hierarchical import NeighborhoodTransformer
 from dinat_zoo._isotropic import IsotropicTransformer
@@ -17,6 +18,7 @@ from dinat_zoo._profile import count_macs, count_parameters
 from dinat_zoo._rpb import interpolate_rpb
 
 __all__ = [
+    "BaseTransformer",
     "IsotropicTransformer",
     "NeighborhoodTransformer",
     "__version__",

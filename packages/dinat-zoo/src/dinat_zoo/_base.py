@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from timm.layers import ClassifierHead, trunc_normal_
@@ -18,19 +18,21 @@ from natten_core import NeighborhoodAttention2D
 
 
 class BaseTransformer(nn.Module):
-    """The base of this package's models, which make `patch_embed`, `levels`, `out_norms`, `norm` and `feature_info`.
+    """What this package's models have in common, timm's interface included.
 
-    A level maps `[B, H, W, C]` to `[B, H', W', C']`; its output is a feature map that dense heads may take.
+    A subclass makes `patch_embed`, `levels`, `out_norms`, `norm` and `feature_info`. A level maps `[B, H, W, C]` to
+    `[B, H', W', C']`; its output, through its entry of `out_norms`, is a feature map.
     """
 
     __jit_unused_properties__ = ("dilations",)
 
-    pretrained_cfg: dict[str, Any]  # set by timm's builder
-    feature_info: list[dict[str, Any]]
-    patch_embed: nn.Module
-    levels: nn.Sequential
-    out_norms: nn.ModuleList
-    norm: nn.Module
+    if TYPE_CHECKING:  # TorchScript reads annotations, but not these
+        pretrained_cfg: dict[str, Any]  # set by timm's builder
+        feature_info: list[dict[str, Any]]
+        patch_embed: nn.Module
+        levels: nn.Sequential
+        out_norms: nn.ModuleList
+        norm: nn.Module
 
     def __init__(self, in_chans: int, num_classes: int, num_features: int, global_pool: str, layer_order: str) -> None:
         super().__init__()
@@ -229,6 +231,9 @@ class BaseTransformer(nn.Module):
         """
         rows = self._rows()
         nested = self._resolve(dilations, input_size)
+        smallest = min(dilation for level in nested for dilation in level)
+        if smallest < 1:
+            raise ValueError(f"dilations has {smallest}; every dilation must be at least 1.")
         for row, level in zip(rows, nested, strict=True):
             for block, dilation in zip(row, level, strict=True):
                 if isinstance(block.attn, NeighborhoodAttention2D):

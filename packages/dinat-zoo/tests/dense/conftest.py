@@ -45,8 +45,8 @@ def detector(backbone: Create) -> Create:
             "maskrcnn": (MASK_RCNN, MASK_RCNN_RPN),
             "cascadedmaskrcnn": (CASCADE_MASK_RCNN, CASCADE_MASK_RCNN_RPN),
         }[kind]
-        rpn = replace(rpn, before_nms=(200, 100), after_nms=(100, 50))
-        roi = replace(roi, sampler=Sampler(64, 0.25))
+        rpn = replace(rpn, before_nms=(100, 100), after_nms=(50, 50))
+        roi = replace(roi, sampler=Sampler(32, 0.25))
         return dense.Detector(backbone(), roi, rpn, num_classes, channels=16, hidden=32)
 
     return create

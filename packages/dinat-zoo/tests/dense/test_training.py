@@ -57,7 +57,7 @@ def test_a_segmenter_learns_two_images(backbone: Create, shapes: Any) -> None:
             label[: mask.shape[0], : mask.shape[1]][mask] = kind
     model = dense.Segmenter(backbone(), num_classes=4, channels=16, auxiliary_channels=16).train()
     totals = train(model, batch.images, labels, steps=40, lr=5e-3)
-    assert totals[-1] < 0.3 * totals[0]
+    assert totals[-1] < 0.5 * totals[0]
     with torch.no_grad():
         segmentation = dense.predict(model.eval(), batch.images, (128, 128)).argmax(dim=1)
     assert (segmentation == labels).float().mean() > 0.9

@@ -68,4 +68,5 @@ class BoxCoder:
 
 def of_class(per_class: Tensor, labels: Tensor) -> Tensor:
     """From `[N, 4 * classes]` the four values of each row's label: `[N, 4]`."""
-    return per_class.unflatten(1, (-1, 4))[torch.arange(len(labels), device=labels.device), labels]
+    chosen: Tensor = per_class.unflatten(1, (-1, 4))[torch.arange(len(labels), device=labels.device), labels]
+    return chosen

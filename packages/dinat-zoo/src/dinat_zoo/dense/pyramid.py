@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 from torch import Tensor, nn
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
@@ -30,8 +28,7 @@ class PyramidBackbone(nn.Module):
         self.body = body
         self.fpn = FeaturePyramidNetwork(body.channels, out_channels, LastLevelMaxPool())
 
-    def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Map images to the pyramid, finest level first."""
-        features = OrderedDict((str(i), x) for i, x in enumerate(self.body(images)))
-        pyramid: OrderedDict[str, Tensor] = self.fpn(features)
+        pyramid: dict[str, Tensor] = self.fpn({str(i): x for i, x in enumerate(self.body(images))})
         return pyramid
