@@ -32,7 +32,7 @@ def test_a_detector_learns_two_images(kind: str, detector: Create, shapes: Any) 
     torch.manual_seed(0)
     batch, targets = shapes
     model = detector(kind).train()
-    totals = train(model, batch, targets, steps=100, lr=5e-3)
+    totals = train(model, batch, targets, steps=60, lr=5e-3)
     assert totals[-1] < 0.5 * totals[0]
     with torch.no_grad():
         found = model.eval()(batch)
@@ -56,7 +56,7 @@ def test_a_segmenter_learns_two_images(backbone: Create, shapes: Any) -> None:
         for mask, kind in zip(target.masks, target.labels, strict=True):
             label[: mask.shape[0], : mask.shape[1]][mask] = kind
     model = dense.Segmenter(backbone(), num_classes=4, channels=16, auxiliary_channels=16).train()
-    totals = train(model, batch.images, labels, steps=40, lr=5e-3)
+    totals = train(model, batch.images, labels, steps=60, lr=5e-3)
     assert totals[-1] < 0.5 * totals[0]
     with torch.no_grad():
         segmentation = dense.predict(model.eval(), batch.images, (128, 128)).argmax(dim=1)
