@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,9 +17,10 @@ from torchvision.ops.poolers import LevelMapper
 
 from dinat_zoo import dense
 from dinat_zoo.dense.anchors import grid_anchors
-from dinat_zoo.dense.assign import Assigner
+from dinat_zoo.dense.assign import Assigner, Sampler
 from dinat_zoo.dense.box_head import BoxHead, select
 from dinat_zoo.dense.boxes import BoxCoder
+from dinat_zoo.dense.detector import MASK_RCNN_RPN
 from dinat_zoo.dense.fpn import FPN
 from dinat_zoo.dense.mask_head import paste_masks
 from dinat_zoo.dense.roi_align import level_of, region_features
@@ -103,7 +105,7 @@ def test_selected_detections_are_those_of_greedy_suppression_per_class(random_bo
 @pytest.mark.parametrize("beta", [0.0, 1 / 9])
 def test_proposal_losses_are_the_loops(beta: float) -> None:
     torch.manual_seed(0)
-    settings = RPNSettings(strides=(16, 32), beta=beta, assigner=Assigner(0.5, 0.3, 0.3))
+    settings = RPNSettings(Assigner(0.5, 0.3, 0.3), Sampler(256, 0.5), strides=(16, 32), beta=beta)
     rpn = RPN(settings, channels=4)
     features = [torch.randn(2, 4, 4, 6), torch.randn(2, 4, 2, 3)]
     sizes = [(60, 96), (64, 50)]  # the second one's last columns are the batch's padding
@@ -147,7 +149,7 @@ def test_proposal_losses_are_the_loops(beta: float) -> None:
 
 def test_proposals_are_inside_the_image_best_first_and_apart() -> None:
     torch.manual_seed(0)
-    rpn = RPN(RPNSettings(strides=(4, 8), before_nms=(300, 100), after_nms=(20, 10)), channels=4)
+    rpn = RPN(replace(MASK_RCNN_RPN, strides=(4, 8), before_nms=(300, 100), after_nms=(20, 10)), channels=4)
     torch.nn.init.normal_(rpn.rpn_cls.weight)
     features = [torch.randn(1, 4, 16, 24), torch.randn(1, 4, 8, 12)]
     outputs = rpn(features)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
-from dinat_zoo.dense.assign import Assigner
+from dinat_zoo.dense.assign import Assigner, Sampler
 from dinat_zoo.dense.backbone import Backbone
 from dinat_zoo.dense.data import Batch, Detections, Objects, check_objects
 from dinat_zoo.dense.fpn import FPN
 from dinat_zoo.dense.roi_heads import RoIHeads, RoISettings, Stage
 from dinat_zoo.dense.rpn import RPN, RPNSettings
 
-MASK_RCNN = RoISettings((Stage(Assigner(0.5, 0.5, low_quality=0.5), (0.1, 0.1, 0.2, 0.2)),), convs=0, fcs=2, giou=False)
-MASK_RCNN_RPN = RPNSettings()
+_SAMPLER = Sampler(512, positive_fraction=0.25)
+
+MASK_RCNN = RoISettings(
+    (Stage(Assigner(0.5, 0.5, low_quality=0.5), (0.1, 0.1, 0.2, 0.2)),), _SAMPLER, convs=0, fcs=2, giou=False
+)
+MASK_RCNN_RPN = RPNSettings(Assigner(0.7, 0.3, low_quality=0.3), Sampler(256, positive_fraction=0.5))
 
 CASCADE_MASK_RCNN = RoISettings(
     (
@@ -22,11 +27,12 @@ CASCADE_MASK_RCNN = RoISettings(
         Stage(Assigner(0.6, 0.6), (0.05, 0.05, 0.1, 0.1), weight=0.5),
         Stage(Assigner(0.7, 0.7), (0.033, 0.033, 0.067, 0.067), weight=0.25),
     ),
+    _SAMPLER,
     convs=4,
     fcs=1,
     giou=True,
 )
-CASCADE_MASK_RCNN_RPN = RPNSettings(beta=1 / 9, after_nms=(2000, 1000))
+CASCADE_MASK_RCNN_RPN = replace(MASK_RCNN_RPN, beta=1 / 9, after_nms=(2000, 1000))
 
 
 class Detector(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -38,22 +38,22 @@ class RoISettings:
 
     Attributes:
         stages: one for Mask R-CNN, three for Cascade Mask R-CNN.
+        sampler: how many proposals of an image learn.
         convs: convolutions of the box heads.
         fcs: hidden linear layers of the box heads.
         giou: whether the boxes' loss is that of the generalised IoU.
         strides: image pixels per pixel of the levels that regions are taken from.
-        sampler: how many proposals of an image learn.
         threshold: scores up to this are no detections.
         overlap: IoU from which on a better detection suppresses another of its class.
         number: detections of an image.
     """
 
     stages: tuple[Stage, ...]
+    sampler: Sampler
     convs: int
     fcs: int
     giou: bool
     strides: tuple[int, ...] = (4, 8, 16, 32)
-    sampler: Sampler = field(default_factory=lambda: Sampler(512, 0.25))
     threshold: float = 0.05
     overlap: float = 0.5
     number: int = 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,22 +23,22 @@ class RPNSettings:
     """What the published configurations set.
 
     Attributes:
+        assigner: which anchors learn what.
+        sampler: how many do.
         strides: image pixels per pixel of each level.
         beta: where the smooth L1 loss of the boxes turns linear; 0 is the L1 loss.
         before_nms: proposals of each level that enter the suppression, in training and in inference.
         after_nms: proposals of an image, in training and in inference.
         overlap: IoU from which on a better proposal suppresses another of its level.
-        assigner: which anchors learn what.
-        sampler: how many do.
     """
 
+    assigner: Assigner
+    sampler: Sampler
     strides: tuple[int, ...] = (4, 8, 16, 32, 64)
     beta: float = 0.0
     before_nms: tuple[int, int] = (2000, 1000)
     after_nms: tuple[int, int] = (1000, 1000)
     overlap: float = 0.7
-    assigner: Assigner = field(default_factory=lambda: Assigner(0.7, 0.3, low_quality=0.3))
-    sampler: Sampler = field(default_factory=lambda: Sampler(256, 0.5))
 
 
 class RPN(nn.Module):
