@@ -182,6 +182,17 @@ def test_images_without_objects_train_and_detect(kind: str, detector: Create) ->
     assert len(found.boxes) == len(found.scores) == len(found.labels) == len(found.masks) <= 100
 
 
+@pytest.mark.parametrize("kind", ["maskrcnn", "cascadedmaskrcnn"])
+def test_nothing_may_be_found(kind: str, detector: Create) -> None:
+    model = detector(kind).eval()
+    model.roi_head.settings = replace(model.roi_head.settings, threshold=1.0)
+    with torch.no_grad():
+        (found,) = model(dense.Batch(torch.randn(1, 3, 64, 64), [(60, 64)], [(30, 32)]))
+    assert found.boxes.shape == (0, 4)
+    assert found.masks.shape == (0, 30, 32)
+    assert found.to_coco(1) == []
+
+
 def test_cascade_averages_logits_and_masks_of_its_stages(detector: Create) -> None:
     torch.manual_seed(0)
     model = detector("cascadedmaskrcnn").eval()

@@ -218,6 +218,8 @@ def test_batches_are_normalised_and_padded() -> None:
     moved = transform.objects(objects, (25, 40))
     assert moved.boxes.tolist() == [[8, 10, 40, 50]]
     assert moved.masks.shape == (1, 50, 80)
+    nothing = dense.Objects(objects.boxes[:0], objects.labels[:0], objects.masks[:0])
+    assert transform.objects(nothing, (25, 40)).masks.shape == (0, 50, 80)
     with pytest.raises(ValueError, match=r"images\[0\] is torch.float32 \[3, 5, 5\]; it must be uint8"):
         transform([torch.zeros(3, 5, 5)])
     with pytest.raises(ValueError, match="images is empty"):

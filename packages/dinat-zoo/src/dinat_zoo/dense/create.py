@@ -48,7 +48,7 @@ def create(
     arguments = {"dilations": entry.dilations, "drop_path_rate": entry.drop_path_rate, "device": device, **backbone}
     with torch.device(device or torch.get_default_device()):
         body = Backbone.create(entry.backbone, **arguments)
-        model = HEADS[entry.head](body, num_classes or entry.num_classes)
+        model = HEADS[entry.head](body, entry.num_classes if num_classes is None else num_classes)
     if checkpoint is not None:
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
         model.load_state_dict(checkpoint_filter_fn(weights, model))

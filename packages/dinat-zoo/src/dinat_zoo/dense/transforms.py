@@ -68,7 +68,7 @@ class ImageTransform:
         """Resize an image's objects with it; masks keep their nearest pixel's value."""
         size = self.resized_size(original_size)
         scale = objects.boxes.new_tensor([size[1] / original_size[1], size[0] / original_size[0]]).repeat(2)
-        masks = interpolate(objects.masks[None].to(torch.uint8), size=size, mode="nearest")[0]
+        masks = interpolate(objects.masks[:, None].to(torch.uint8), size=size, mode="nearest")[:, 0]
         return replace(objects, boxes=objects.boxes * scale, masks=masks)
 
     def resized_size(self, size: Size) -> Size:
