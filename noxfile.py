@@ -84,6 +84,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def dense_clients(session: nox.Session) -> None:
+    """Other libraries' detection and segmentation models on our backbones, with these libraries installed."""
+    python = environment(session, "dense-clients", group("dense-clients"), beside=shared(session))
+    run(session, python, "-m", "pytest", "packages/dinat-zoo/tests/dense/test_clients.py", *session.posargs)
+
+
+@nox.session
 def timm_tests(session: nox.Session) -> None:
     """timm's own tests/test_models.py, from its sdist, on our small models; arguments are patterns of other models."""
     python = shared(session)
