@@ -10,17 +10,20 @@
 from __future__ import annotations
 
 from dinat_zoo import dinat, nat
-from dinat_zoo._checkpoint import checkpoint_filter_fn
+from dinat_zoo._checkpoint import checkpoint_filter_fn, load_checkpoint
 from dinat_zoo._hierarchical import NeighborhoodTransformer
 from dinat_zoo._profile import count_macs, count_parameters
+from dinat_zoo._weights_file import WeightsError
 
 __all__ = [
     "NeighborhoodTransformer",
+    "WeightsError",
     "__version__",
     "checkpoint_filter_fn",
     "count_macs",
     "count_parameters",
     "list_models",
+    "load_checkpoint",
 ]
 
 __version__ = "0.1.0"

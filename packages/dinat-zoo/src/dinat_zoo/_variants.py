@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
 from dinat_zoo._checkpoint import checkpoint_filter_fn
 from dinat_zoo._hierarchical import NeighborhoodTransformer
+from dinat_zoo._sources import local_overlay
 
 Dilations = tuple[tuple[int, ...], ...]
 
@@ -31,24 +31,6 @@ class Variant:
     stem_strides: tuple[int, int] = (2, 2)
 
 
-def imagenet_cfg(**entries: Any) -> dict[str, Any]:
-    """timm's pretrained configuration of an ImageNet model of the authors, with `entries` changed or added."""
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "pool_size": (7, 7),
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj.0",
-        "classifier": "head.fc",
-        "license": "mit",
-        "origin_url": "https://github.com/SHI-Labs/Neighborhood-Attention-Transformer",
-        **entries,
-    }
-
-
 def create(variant: Variant, name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """Build one variant as timm's `create_model` asks for it.
 
@@ -62,6 +44,9 @@ def create(variant: Variant, name: str, pretrained: bool = False, **kwargs: Any)
         The model, or timm's feature wrapper around it for `features_only=True`.
     """
     arguments = {**asdict(variant), **kwargs}
+    if pretrained:
+        source = {key: kwargs.get(key) for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")}
+        arguments["pretrained_cfg_overlay"] = local_overlay(name, **source)
     model: nn.Module = build_model_with_cfg(
         NeighborhoodTransformer,
         name,

@@ -11,7 +11,8 @@ from pathlib import Path
 from timm.models import generate_default_cfgs
 
 from dinat_zoo import fashion_mnist
-from dinat_zoo._variants import Dilations, Variant, imagenet_cfg, register
+from dinat_zoo._pretrained import default_cfgs_of
+from dinat_zoo._variants import Dilations, Variant, register
 
 __all__ = ["VARIANTS", "default_cfgs"]
 
@@ -47,8 +48,6 @@ def _final_side(variant: Variant, side: int) -> int:
     return side
 
 
-_PAPER = "arXiv:2209.15001"
-
 default_cfgs = generate_default_cfgs(
     {
         "dinat_pico.fashion_mnist": {
@@ -64,15 +63,9 @@ default_cfgs = generate_default_cfgs(
             "first_conv": "patch_embed.proj.0",
             "classifier": "head.fc",
             "license": "mit",
-            "paper_ids": _PAPER,
+            "paper_ids": "arXiv:2209.15001",
         },
-        "dinat_mini.shi_labs_in1k": imagenet_cfg(hf_hub_id="shi-labs/dinat-mini-in1k-224", paper_ids=_PAPER),
-        "dinat_tiny.shi_labs_in1k": imagenet_cfg(hf_hub_id="shi-labs/dinat-tiny-in1k-224", paper_ids=_PAPER),
-        "dinat_small.shi_labs_in1k": imagenet_cfg(hf_hub_id="shi-labs/dinat-small-in1k-224", paper_ids=_PAPER),
-        "dinat_base.shi_labs_in1k": imagenet_cfg(hf_hub_id="shi-labs/dinat-base-in1k-224", paper_ids=_PAPER),
-        "dinat_large.shi_labs_in22k_ft_in1k": imagenet_cfg(
-            hf_hub_id="shi-labs/dinat-large-in22k-in1k-224", paper_ids=_PAPER
-        ),
+        **default_cfgs_of(VARIANTS),
     }
 )
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from timm.models import generate_default_cfgs
 
-from dinat_zoo._variants import Variant, imagenet_cfg, register
+from dinat_zoo._pretrained import default_cfgs_of
+from dinat_zoo._variants import Variant, register
 
 __all__ = ["VARIANTS", "default_cfgs"]
 
@@ -18,13 +19,6 @@ VARIANTS = {
     "nat_base": Variant((3, 4, 18, 5), 128, (4, 8, 16, 32), mlp_ratio=2, drop_path_rate=0.5, layer_scale=1e-5),
 }
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"{name}.shi_labs_in1k": imagenet_cfg(
-            hf_hub_id=f"shi-labs/{name.replace('_', '-')}-in1k-224", paper_ids="arXiv:2204.07143"
-        )
-        for name in VARIANTS
-    }
-)
+default_cfgs = generate_default_cfgs(default_cfgs_of(VARIANTS))
 
 globals().update(register(__name__, VARIANTS))

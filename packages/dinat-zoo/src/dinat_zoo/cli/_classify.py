@@ -38,7 +38,7 @@ class _Report:
     errors: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def run(images: Sequence[Path], *, model: str, checkpoint: Path | None, top_k: int, as_json: bool) -> int:
+def run(images: Sequence[Path], *, model: str, checkpoint: str | None, top_k: int, as_json: bool) -> int:
     """Classify files and print the outcome: results on stdout, notes and errors on stderr.
 
     Args:
