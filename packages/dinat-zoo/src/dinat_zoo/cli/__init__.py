@@ -64,8 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser(
         "convert",
         help="rewrite a checkpoint in another format",
-        description="Read weights of NAT or DiNAT in any format, for classification or dense prediction, and write them "
-        "in another. Nothing is lost on the way: converting back gives the same tensors.",
+        description="Read weights of NAT or DiNAT in any format, for classification or dense prediction, and write "
+        "them in another. Nothing is lost on the way: converting back gives the same tensors.",
     )
     convert.add_argument("source", metavar="IN", help="a file, a URL, hf-hub:OWNER/NAME, or a published checkpoint")
     convert.add_argument("output", metavar="OUT", type=Path, help=f"the file to write: {', '.join(SUFFIXES)}")

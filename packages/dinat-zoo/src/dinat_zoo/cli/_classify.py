@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dinat_zoo._predict import Classifier, Prediction, WeightsError, load_classifier
+from dinat_zoo._predict import Classifier, Prediction, load_classifier
+from dinat_zoo._weights_file import WeightsError
 
 _BATCH = 64
 _PROGRESS_FROM = 32  # fewer images are done before a bar could be read

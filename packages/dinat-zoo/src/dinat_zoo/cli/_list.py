@@ -67,9 +67,8 @@ def _checkpoint(row: Checkpoint) -> tuple[str, ...]:
 def _describe(name: str) -> Row:
     model = create(name, device="meta")
     cfg = model.pretrained_cfg
-    return Row(
-        name, count_parameters(model), count_macs(model, cfg["input_size"][1:]), cfg["input_size"], _weights(cfg)
-    )
+    size = cfg["input_size"]
+    return Row(name, count_parameters(model), count_macs(model, size[1:]), size, _weights(cfg))
 
 
 def _weights(cfg: Mapping[str, Any]) -> str:
@@ -78,4 +77,4 @@ def _weights(cfg: Mapping[str, Any]) -> str:
         return f"bundled ({cfg['tag']})"
     if cfg.get("hf_hub_id"):
         return f"hub: {cfg['hf_hub_id']}"
-    return cfg.get("url") or "none"
+    return str(cfg.get("url") or "none")
