@@ -160,9 +160,10 @@ def _attempt(url: str, part: Path) -> None:
         headers |= {"Range": f"bytes={_size(part)}-", "If-Range": validator.read_text()}
     with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as response:
         begins, total = _extent(response.status, response.headers)
-        if begins != _size(part):
-            begins = 0
+        if not begins:
             _remember(validator, response.headers)
+        elif begins != _size(part):
+            raise ConnectionError(f"the server answered from byte {begins}, not {_size(part)}")
         with (
             part.open("ab" if begins else "wb") as file,
             tqdm(total=total, initial=begins, unit="B", unit_scale=True, desc=part.stem) as bar,

@@ -21,7 +21,11 @@ from dinat_zoo._detectron2 import read_detectron2
 _LEGACY_TORCH = b"l\xfc\x9cF\xf9 j\xa8P\x19"  # the magic number that torch.save wrote first, before it wrote zip files
 _ALLOWED = (argparse.Namespace,)  # as timm does: its training checkpoints carry their arguments
 _REFUSED = re.compile(r"GLOBAL (\S+)")
-_READING = (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, SafetensorError)
+# Of a damaged file, pickle says that it may raise any of these.
+_READING = (
+    AttributeError, EOFError, ImportError, IndexError, KeyError, OSError, RuntimeError, TypeError, ValueError,
+    pickle.UnpicklingError, SafetensorError,
+)  # fmt: skip
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
