@@ -15,7 +15,7 @@ from dinat_zoo._sources import resolve
 from dinat_zoo._weights_file import WeightsError, read
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # the order in which timm looks
-_OUT_NORM = re.compile(r"norm\d\.")
+_OUT_NORM = re.compile(rf"^({re.escape(BACKBONE)})?norm(\d)\.")
 _CLASSIFIER = ("norm.", "head.")
 _NAMED = 3  # as many keys an error names of each kind
 
@@ -66,7 +66,7 @@ def read_weights(path: Path) -> Weights:
     return _unwrap(read(path), f"checkpoint {str(path)!r}")
 
 
-def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Weights:
+def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module, features_only: bool = False) -> Weights:
     """Bring a checkpoint into a model's format; timm calls this with what it has read.
 
     Args:
@@ -75,6 +75,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Wei
         model: the model to load into. If it is a classifier without classes, a classifier's checkpoint loses its
             head; from a checkpoint of dense prediction a classifier takes the backbone, and its final norm, which such
             a checkpoint does not have, stays as it is.
+        features_only: the model's classifier will not be used, and need not be in the checkpoint.
 
     Returns:
         Tensors under the model's names.
@@ -92,7 +93,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Wei
     dense = dense or "norm0.weight" in weights or "hidden_states_norms.stage1.weight" in weights
     weights = _place_out_norms(convert(weights, "timm"), expected)
     if dense:
-        if "head.fc.weight" in expected:
+        if "head.fc.weight" in expected and not features_only:
             raise WeightsError(
                 "this is a checkpoint of a detector or segmenter, which has no classifier: give it to a model made "
                 "with features_only=True or num_classes=0"
@@ -132,7 +133,7 @@ def _place_out_norms(weights: Weights, expected: Mapping[str, Tensor]) -> Weight
     placed = {}
     for key, value in weights.items():
         if key not in expected and _OUT_NORM.match(key):
-            key = f"out_norms.{key.removeprefix('norm')}"
+            key = _OUT_NORM.sub(r"\1out_norms.\2.", key)
             if key not in expected:
                 continue
         placed[key] = value

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from timm.models import resolve_pretrained_cfg
 
 from dinat_zoo._download import cached, is_offline
@@ -112,6 +112,7 @@ def local_overlay(
 
 def _from_hub(repository: str, filename: str | None, cache_dir: str | Path | None) -> Path:
     name, _, revision = repository.partition("@")
+    local = is_offline()
     reason: Exception | None = None
     for candidate in (filename,) if filename else _HUB_FILES:
         try:
@@ -121,9 +122,11 @@ def _from_hub(repository: str, filename: str | None, cache_dir: str | Path | Non
                     candidate,
                     revision=revision or None,
                     cache_dir=cache_dir,
-                    local_files_only=is_offline(),
+                    local_files_only=local,
                 )
             )
+        except LocalEntryNotFoundError as error:
+            reason, local = reason or error, True  # the network was tried
         except EntryNotFoundError as error:
             reason = error
         except Exception as error:  # the hub's client raises errors of several unrelated libraries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from timm.models import build_model_with_cfg, register_model
@@ -51,7 +52,7 @@ def create(variant: Variant, name: str, pretrained: bool = False, **kwargs: Any)
         NeighborhoodTransformer,
         name,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=partial(checkpoint_filter_fn, features_only=kwargs.get("features_only", False)),
         feature_cfg={"out_indices": tuple(range(len(arguments["depths"]))), "feature_cls": "getter"},
         **arguments,
     )
