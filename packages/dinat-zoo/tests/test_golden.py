@@ -12,7 +12,21 @@ from torch import Tensor
 import dinat_zoo
 
 
-@pytest.mark.parametrize("case", ["nat_mini@224x224", "dinat_mini@224x224", "dinat_mini@160x192"])
+CASES = (
+    "nat_mini@224x224",
+    "dinat_mini@224x224",
+    "dinat_mini@160x192",
+    "dinat_s_tiny@224x224",
+    "dinat_isotropic_small@224x224",
+    "vitrpb_small@224x224",
+)
+
+
+def test_every_golden_case_is_here(data: Path) -> None:
+    assert set(np.load(data / "models.npz")) == set(CASES)
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_logits_of_published_weights(
     case: str,
     data: Path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import re
 import sys
 from typing import Any
 
@@ -15,6 +16,7 @@ from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
 
 import dinat_zoo
+from dinat_zoo._blocks import Block
 
 SMALL: dict[str, dict[str, Any]] = {
     "nat_small": {"embed_dim": 32, "depths": (1, 2, 1, 1), "num_heads": (1, 2, 4, 8), "kernel_size": 3},
@@ -26,6 +28,9 @@ SMALL: dict[str, dict[str, Any]] = {
         "dilations": ((2,), (1, 4), (1, 2), (1,)),
     },
     "dinat_pico": {},
+    "dinat_s_tiny": {"embed_dim": 32, "depths": (1, 2, 2, 1), "num_heads": (1, 2, 4, 8), "kernel_size": 3},
+    "dinat_isotropic_small": {"embed_dim": 64, "depth": 4, "num_heads": 2, "kernel_size": 3},
+    "vitrpb_small": {"embed_dim": 64, "depth": 4, "num_heads": 2, "img_size": (96, 64)},
 }
 small_models = pytest.mark.parametrize("name", SMALL)
 all_models = pytest.mark.parametrize("name", dinat_zoo.list_models())
@@ -33,6 +38,10 @@ all_models = pytest.mark.parametrize("name", dinat_zoo.list_models())
 
 def create(name: str, **arguments: Any) -> Any:
     return timm.create_model(name, **{**SMALL[name], **arguments})
+
+
+def blocks(model: Any) -> list[Block]:
+    return [module for module in model.modules() if isinstance(module, Block)]
 
 
 def image(model: Any, batch: int = 2, **arguments: Any) -> Tensor:
@@ -44,16 +53,18 @@ def image(model: Any, batch: int = 2, **arguments: Any) -> Tensor:
 def test_listed_by_timm(name: str) -> None:
     assert name in timm.list_models()
     assert timm.is_model(name)
-    assert timm.model_entrypoint(name).__module__ == f"dinat_zoo.{name.split('_')[0]}"
-    assert name in sys.modules[timm.model_entrypoint(name).__module__].__all__
+    module = sys.modules[timm.model_entrypoint(name).__module__]
+    assert name in module.__all__
+    assert name in module.VARIANTS
     cfg = timm.get_pretrained_cfg(name)
-    assert f"{name}.{cfg.tag}" in timm.list_models(pretrained=True)
+    assert f"{name}.{cfg.tag}" in timm.list_models(include_tags=True)
+    assert (cfg.tag == "untrained") == (not cfg.has_weights)
 
 
 @all_models
 def test_structure_on_the_meta_device(name: str) -> None:
     """Configuration, head and feature metadata of the real models, without allocating one."""
-    model = timm.create_model(name, device="meta", dtype=torch.bfloat16).eval()
+    model = timm.create_model(name, device="meta", dtype=torch.bfloat16)
     tensors = [*model.named_parameters(), *model.named_buffers()]
     assert {tensor.device.type for _, tensor in tensors} == {"meta"}
     assert {tensor.dtype for _, tensor in tensors} == {torch.bfloat16}
@@ -62,13 +73,23 @@ def test_structure_on_the_meta_device(name: str) -> None:
     assert model.num_classes == cfg["num_classes"]
     assert f"{cfg['first_conv']}.weight" in model.state_dict()
     assert f"{cfg['classifier']}.weight" in model.state_dict()
+    for info in model.feature_info:
+        [*_, last] = blocks(model.get_submodule(info["module"]))
+        assert last.norm1.normalized_shape == (info["num_chs"],)
+    assert model.num_features == info["num_chs"] == model.norm.normalized_shape[0]
+    assert cfg["pool_size"] == tuple(side // info["reduction"] for side in cfg["input_size"][1:])
 
-    features = model.forward_features(torch.empty(2, *cfg["input_size"], device="meta", dtype=torch.bfloat16))
-    assert features.shape == (2, *cfg["pool_size"], model.num_features)
+
+@small_models
+def test_shapes_on_the_meta_device(name: str) -> None:
+    model = create(name, device="meta", dtype=torch.bfloat16).eval()
+    cfg = model.pretrained_cfg
+    size = (96, 64) if cfg["fixed_input_size"] else cfg["input_size"][1:]
+    features = model.forward_features(torch.empty(2, model.in_chans, *size, device="meta", dtype=torch.bfloat16))
+    reduction = model.feature_info[-1]["reduction"]
+    assert features.shape == (2, *(side // reduction for side in size), model.num_features)
     assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
     assert model.forward_head(features).shape == (2, model.num_classes)
-    for info in model.feature_info:
-        assert model.get_submodule(info["module"]).blocks[0].norm1.normalized_shape == (info["num_chs"],)
 
 
 @all_models
@@ -81,14 +102,15 @@ def test_unknown_arguments_are_refused(name: str) -> None:
 def test_parameter_groups(name: str) -> None:
     model = timm.create_model(name, device="meta")
     names = {key for key, _ in model.named_parameters()}
-    depth = sum(len(level.blocks) for level in model.levels)
+    depth = len(blocks(model))
     fine = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
     coarse = group_parameters(model, model.group_matcher(coarse=True), reverse=True)
     assert fine.keys() == coarse.keys() == names
     # Stem, downsampling layers with the block that follows, blocks, and the end.
     assert len(set(fine.values())) >= depth + 2
     assert len(set(coarse.values())) == len(model.levels) + 2
-    order = [fine["patch_embed.proj.0.weight"], fine["levels.0.blocks.0.norm1.weight"], fine["head.fc.weight"]]
+    first = next(key for key in names if re.match(r"levels\.0\.(blocks\.0\.)?norm1", key))
+    order = [fine["patch_embed.norm.weight"], fine[first], fine["head.fc.weight"]]
     assert order == sorted(set(order))
 
     exempt = model.no_weight_decay()
@@ -135,7 +157,7 @@ def test_checkpointing_recomputes_instead_of_keeping() -> None:
         nonlocal calls
         calls += 1
 
-    model.levels[2].blocks[1].register_forward_pre_hook(count)
+    model.levels[2].blocks[1].attn.register_forward_pre_hook(count)
     model.set_grad_checkpointing()
     model(image(model)).sum().backward()
     assert calls == 2
@@ -204,7 +226,7 @@ def test_features_only_gives_nchw_maps(name: str) -> None:
     batch = image(model.model)
     outputs = model(batch)
     height, width = batch.shape[-2:]
-    assert len(outputs) == len(model.feature_info.channels()) == len(model.model.levels)
+    assert len(outputs) == len(model.feature_info.channels()) == 4 - (name == "dinat_pico")
     for output, channels, reduction in zip(
         outputs, model.feature_info.channels(), model.feature_info.reduction(), strict=True
     ):
@@ -280,7 +302,7 @@ def test_init_weights_after_to_empty(name: str) -> None:
     torch.manual_seed(0)
     model.init_weights()
     assert all(p.isfinite().all() for p in model.parameters())
-    block = model.levels[0].blocks[0]
+    block = blocks(model)[0]
     assert block.norm1.weight.eq(1).all()
     assert block.attn.qkv.bias.eq(0).all()
     for tensor in (block.attn.rpb, block.attn.qkv.weight, model.head.fc.weight):

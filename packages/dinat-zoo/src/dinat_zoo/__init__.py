@@ -9,19 +9,24 @@
 
 from __future__ import annotations
 
-from dinat_zoo import dinat, nat
+from dinat_zoo import dilations, dinat, dinat_s, isotropic, nat
 from dinat_zoo._checkpoint import checkpoint_filter_fn, load_checkpoint
 from dinat_zoo._hierarchical import NeighborhoodTransformer
+from dinat_zoo._isotropic import IsotropicTransformer
 from dinat_zoo._profile import count_macs, count_parameters
+from dinat_zoo._rpb import interpolate_rpb
 from dinat_zoo._weights_file import WeightsError
 
 __all__ = [
+    "IsotropicTransformer",
     "NeighborhoodTransformer",
     "WeightsError",
     "__version__",
     "checkpoint_filter_fn",
     "count_macs",
     "count_parameters",
+    "dilations",
+    "interpolate_rpb",
     "list_models",
     "load_checkpoint",
 ]
@@ -31,4 +36,4 @@ __version__ = "0.1.0"
 
 def list_models() -> list[str]:
     """The names of this package's models, sorted."""
-    return sorted([*nat.VARIANTS, *dinat.VARIANTS])
+    return sorted([*nat.VARIANTS, *dinat.VARIANTS, *dinat_s.VARIANTS, *isotropic.VARIANTS])

@@ -11,6 +11,7 @@ from timm.models import clean_state_dict
 from torch import Tensor, nn
 
 from dinat_zoo._formats import BACKBONE, Weights, convert, format_of
+from dinat_zoo._rpb import interpolate_rpb
 from dinat_zoo._sources import resolve
 from dinat_zoo._weights_file import WeightsError, read
 
@@ -28,7 +29,12 @@ class IncompatibleKeys(NamedTuple):
 
 
 def load_checkpoint(
-    model: nn.Module, source: str | Path, *, strict: bool = True, cache_dir: str | Path | None = None
+    model: nn.Module,
+    source: str | Path,
+    *,
+    strict: bool = True,
+    interpolate: bool = False,
+    cache_dir: str | Path | None = None,
 ) -> IncompatibleKeys:
     """Load weights from wherever they are, in whichever format, into a model of this package.
 
@@ -37,6 +43,7 @@ def load_checkpoint(
         source: a file; a URL; "hf-hub:" and a repository; or the name of a published checkpoint.
         strict: raise if anything of the model is not in the checkpoint or the other way round. A model without
             classes, or of features alone, takes what it has of a classifier or a detector strictly.
+        interpolate: fit biases of another kernel size, as the authors made 11x11 models of 7x7 ones.
         cache_dir: where downloads are kept; by default the hub's cache, and for URLs `DINAT_ZOO_CACHE`.
 
     Returns:
@@ -54,7 +61,8 @@ def load_checkpoint(
     children = dict(model.named_children())
     if children.keys() == {"model"}:  # timm's wrapper for features_only
         model = children["model"]
-    return fit(model, checkpoint_filter_fn(weights, model), str(source), strict=strict)
+    weights = checkpoint_filter_fn(weights, model, interpolate=interpolate)
+    return fit(model, weights, str(source), strict=strict)
 
 
 def read_weights(path: Path) -> Weights:
@@ -66,7 +74,9 @@ def read_weights(path: Path) -> Weights:
     return _unwrap(read(path), f"checkpoint {str(path)!r}")
 
 
-def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module, features_only: bool = False) -> Weights:
+def checkpoint_filter_fn(
+    state_dict: Mapping[str, Any], model: nn.Module, *, features_only: bool = False, interpolate: bool = False
+) -> Weights:
     """Bring a checkpoint into a model's format; timm calls this with what it has read.
 
     Args:
@@ -76,13 +86,14 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module, featur
             head; from a checkpoint of dense prediction a classifier takes the backbone, and its final norm, which such
             a checkpoint does not have, stays as it is.
         features_only: the model's classifier will not be used, and need not be in the checkpoint.
+        interpolate: fit biases of another kernel size, or for another map, with `interpolate_rpb`.
 
     Returns:
         Tensors under the model's names.
 
     Raises:
-        WeightsError: if these are no such weights, have no classifier though the model has one, or are for another
-            size of the window.
+        WeightsError: if these are no such weights, have no classifier though the model has one, or are of another
+            kernel size and not to be interpolated.
     """
     weights = _unwrap(state_dict, "the checkpoint")
     expected: dict[str, Tensor] = model.state_dict()
@@ -101,8 +112,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module, featur
         weights |= {key: value for key, value in expected.items() if key.startswith("norm.") and key not in weights}
     elif not any(key.startswith("head.") for key in expected):
         weights = {key: value for key, value in weights.items() if key in expected or not key.startswith(_CLASSIFIER)}
-    _check_windows(weights, expected)
-    return weights
+    return _fit_windows(weights, expected, interpolate)
 
 
 def fit(model: nn.Module, weights: Weights, source: str, *, strict: bool = True) -> IncompatibleKeys:
@@ -140,14 +150,20 @@ def _place_out_norms(weights: Weights, expected: Mapping[str, Tensor]) -> Weight
     return placed
 
 
-def _check_windows(weights: Weights, expected: Mapping[str, Tensor]) -> None:
-    """Refuse biases of another kernel size; the one place where a checkpoint could be made to fit one."""
+def _fit_windows(weights: Weights, expected: Mapping[str, Tensor], interpolate: bool) -> Weights:
+    """Give biases the model's kernel size, or refuse if they have another one."""
     other = [key for key, value in weights.items() if key in expected and value.shape != expected[key].shape]
     if not other or not all(key.endswith(".rpb") for key in other):
-        return  # what else differs decides, and `fit` or timm names it
+        return weights  # what else differs decides, and `fit` or timm names it
+    windows = {key: [(side + 1) // 2 for side in expected[key].shape[1:]] for key in other}
+    if interpolate:
+        return weights | {key: interpolate_rpb(weights[key], window) for key, window in windows.items()}
     key = other[0]
     theirs, ours = ("x".join(str((side + 1) // 2) for side in t.shape[1:]) for t in (weights[key], expected[key]))
-    raise WeightsError(f"{key} is of a {theirs} window, and the model's window is {ours}")
+    raise WeightsError(
+        f"{key} is of a {theirs} window, and the model's window is {ours}: "
+        "dinat_zoo.load_checkpoint(..., interpolate=True) interpolates"
+    )
 
 
 def _unwrap(checkpoint: Any, what: str) -> Weights:

@@ -15,8 +15,8 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, res
 from torch import Tensor
 
 from dinat_zoo import fashion_mnist, list_models
+from dinat_zoo._base import BaseTransformer
 from dinat_zoo._checkpoint import checkpoint_filter_fn, fit, read_weights
-from dinat_zoo._hierarchical import NeighborhoodTransformer
 from dinat_zoo._sources import resolve
 from dinat_zoo._weights_file import WeightsError, first_line
 
@@ -36,7 +36,7 @@ class Prediction:
 class Classifier:
     """A model in eval mode, its image transform and the names of its classes."""
 
-    model: NeighborhoodTransformer
+    model: BaseTransformer
     transform: Callable[[Image.Image], Tensor]
     labels: Sequence[str]
 
@@ -80,21 +80,21 @@ def load_classifier(name: str = DEFAULT_MODEL, checkpoint: str | Path | None = N
     return Classifier(model, _transform(model), _labels(model))
 
 
-def create(name: str, **arguments: Any) -> NeighborhoodTransformer:
+def create(name: str, **arguments: Any) -> BaseTransformer:
     """timm's `create_model`, for names of this package."""
     model = timm.create_model(name, **arguments)
-    assert isinstance(model, NeighborhoodTransformer)
+    assert isinstance(model, BaseTransformer)
     return model
 
 
-def _pretrained(name: str) -> NeighborhoodTransformer:
+def _pretrained(name: str) -> BaseTransformer:
     try:
         return create(name, pretrained=True)
     except Exception as error:  # the hub's client raises errors of several unrelated libraries
         raise WeightsError(f"cannot load the weights of {name!r}: {first_line(error)}") from error
 
 
-def _from_checkpoint(name: str, checkpoint: str | Path) -> NeighborhoodTransformer:
+def _from_checkpoint(name: str, checkpoint: str | Path) -> BaseTransformer:
     weights = read_weights(resolve(checkpoint))
     model = create(name)
     weights = checkpoint_filter_fn(weights, model)
@@ -104,7 +104,7 @@ def _from_checkpoint(name: str, checkpoint: str | Path) -> NeighborhoodTransform
     return model
 
 
-def _transform(model: NeighborhoodTransformer) -> Callable[[Image.Image], Tensor]:
+def _transform(model: BaseTransformer) -> Callable[[Image.Image], Tensor]:
     """Fashion-MNIST's own way to its images for a model trained on them, timm's evaluation transform for others."""
     if model.pretrained_cfg.get("tag") != "fashion_mnist":
         evaluate = create_transform(**resolve_data_config(model=model))
@@ -118,7 +118,7 @@ def _transform(model: NeighborhoodTransformer) -> Callable[[Image.Image], Tensor
     return transform
 
 
-def _labels(model: NeighborhoodTransformer) -> Sequence[str]:
+def _labels(model: BaseTransformer) -> Sequence[str]:
     """Names of the classes: the configuration's, ImageNet's, or plain numbers."""
     names = model.pretrained_cfg.get("label_names") or ()
     if len(names) == model.num_classes:

@@ -3,33 +3,77 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from timm.models import build_model_with_cfg, register_model
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
+from dinat_zoo._base import BaseTransformer
 from dinat_zoo._checkpoint import checkpoint_filter_fn
-from dinat_zoo._hierarchical import NeighborhoodTransformer
+from dinat_zoo._pretrained import cfgs_of
 from dinat_zoo._sources import local_overlay
-
-Dilations = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One row of a family's table: arguments of `NeighborhoodTransformer` that make the published model."""
+    """One row of a family's table.
 
-    depths: tuple[int, ...]
-    embed_dim: int
-    num_heads: tuple[int, ...]
-    mlp_ratio: float
-    drop_path_rate: float
-    layer_scale: float | None = None
-    kernel_size: int | tuple[int, ...] = 7
-    dilations: Dilations | None = None
-    stem_strides: tuple[int, int] = (2, 2)
+    Args:
+        model: the class.
+        arguments: arguments of the class that make the published model.
+        paper: where it was published, as timm's `paper_ids` has it.
+        first_conv: the name of the convolution that takes the image.
+        stride: pixels per token of the last level.
+        input_size: channels, height and width of its images.
+        num_classes: the classes of its classifier.
+        crop_pct: the part of a resized image that evaluation keeps.
+        fixed_input_size: whether it takes images of one size alone, its argument `img_size`.
+        taps: the levels that `features_only` gives unless told otherwise.
+    """
+
+    model: type[BaseTransformer]
+    arguments: Mapping[str, Any]
+    paper: str
+    first_conv: str = "patch_embed.proj"
+    stride: int = 32
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    num_classes: int = 1000
+    crop_pct: float = 0.875
+    fixed_input_size: bool = False
+    taps: tuple[int, ...] = (0, 1, 2, 3)
+
+
+def base_cfg(variant: Variant) -> dict[str, Any]:
+    """timm's pretrained configuration of a variant, without weights."""
+    return {
+        "input_size": variant.input_size,
+        "fixed_input_size": variant.fixed_input_size,
+        "num_classes": variant.num_classes,
+        "pool_size": tuple(-(-side // variant.stride) for side in variant.input_size[1:]),
+        "crop_pct": variant.crop_pct,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": variant.first_conv,
+        "classifier": "head.fc",
+        "paper_ids": variant.paper,
+    }
+
+
+def default_cfgs(variants: Mapping[str, Variant]) -> dict[str, Any]:
+    """timm's table of pretrained configurations; a model without weights has one tagged "untrained"."""
+    return dict(
+        generate_default_cfgs(
+            {
+                f"{name}.{tag}": {**base_cfg(variant), **entries}
+                for name, variant in variants.items()
+                for tag, entries in (cfgs_of(name) or {"untrained": {}}).items()
+            }
+        )
+    )
 
 
 def create(variant: Variant, name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
@@ -44,16 +88,17 @@ def create(variant: Variant, name: str, pretrained: bool = False, **kwargs: Any)
     Returns:
         The model, or timm's feature wrapper around it for `features_only=True`.
     """
-    arguments = {**asdict(variant), **kwargs}
+    arguments = {**variant.arguments, **kwargs}
     if pretrained:
         source = {key: kwargs.get(key) for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")}
         arguments["pretrained_cfg_overlay"] = local_overlay(name, **source)
+    levels = arguments["depth"] if "depth" in arguments else len(arguments["depths"])
     model: nn.Module = build_model_with_cfg(
-        NeighborhoodTransformer,
+        variant.model,
         name,
         pretrained,
         pretrained_filter_fn=partial(checkpoint_filter_fn, features_only=kwargs.get("features_only", False)),
-        feature_cfg={"out_indices": tuple(range(len(arguments["depths"]))), "feature_cls": "getter"},
+        feature_cfg={"out_indices": tuple(i for i in variant.taps if i < levels), "feature_cls": "getter"},
         **arguments,
     )
     return model

@@ -5,20 +5,31 @@ The weights are the authors' (https://github.com/SHI-Labs/Neighborhood-Attention
 
 from __future__ import annotations
 
-from timm.models import generate_default_cfgs
+from typing import Any
 
-from dinat_zoo._pretrained import default_cfgs_of
-from dinat_zoo._variants import Variant, register
+from dinat_zoo import _variants
+from dinat_zoo._hierarchical import NeighborhoodTransformer
+from dinat_zoo._variants import Variant
 
 __all__ = ["VARIANTS", "default_cfgs"]
 
+
+def _nat(**arguments: Any) -> Variant:
+    return Variant(NeighborhoodTransformer, arguments, "arXiv:2204.07143", first_conv="patch_embed.proj.0")
+
+
+# Table 3 of the paper.
 VARIANTS = {
-    "nat_mini": Variant((3, 4, 6, 5), 64, (2, 4, 8, 16), mlp_ratio=3, drop_path_rate=0.2),
-    "nat_tiny": Variant((3, 4, 18, 5), 64, (2, 4, 8, 16), mlp_ratio=3, drop_path_rate=0.2),
-    "nat_small": Variant((3, 4, 18, 5), 96, (3, 6, 12, 24), mlp_ratio=2, drop_path_rate=0.3, layer_scale=1e-5),
-    "nat_base": Variant((3, 4, 18, 5), 128, (4, 8, 16, 32), mlp_ratio=2, drop_path_rate=0.5, layer_scale=1e-5),
-}
+    "nat_mini": _nat(depths=(3, 4, 6, 5), embed_dim=64, num_heads=(2, 4, 8, 16), mlp_ratio=3, drop_path_rate=0.2),
+    "nat_tiny": _nat(depths=(3, 4, 18, 5), embed_dim=64, num_heads=(2, 4, 8, 16), mlp_ratio=3, drop_path_rate=0.2),
+    "nat_small": _nat(
+        depths=(3, 4, 18, 5), embed_dim=96, num_heads=(3, 6, 12, 24), mlp_ratio=2, drop_path_rate=0.3, layer_scale=1e-5
+    ),
+    "nat_base": _nat(
+        depths=(3, 4, 18, 5), embed_dim=128, num_heads=(4, 8, 16, 32), mlp_ratio=2, drop_path_rate=0.5, layer_scale=1e-5
+    ),
+}  # fmt: skip
 
-default_cfgs = generate_default_cfgs(default_cfgs_of(VARIANTS))
+default_cfgs = _variants.default_cfgs(VARIANTS)
 
-globals().update(register(__name__, VARIANTS))
+globals().update(_variants.register(__name__, VARIANTS))

@@ -37,8 +37,8 @@ def swin_positions(side: int) -> Tensor:
 def published(name: str) -> dict[str, Tensor]:
     weights = fill(PUBLISHED[name], most=6)
     if name.startswith("vitrpb"):
-        for i in range(12):
-            weights[f"layers.{i}.attn.relative_position_index"] = swin_positions(14)
+        positions = swin_positions(14)
+        weights |= {f"layers.{i}.attn.relative_position_index": positions for i in range(12)}
     return weights
 
 

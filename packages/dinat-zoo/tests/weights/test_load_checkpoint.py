@@ -265,8 +265,13 @@ def test_what_does_not_fit(model: Any, small: Make, original: Make, tmp_path: Pa
 def test_another_window_is_named(model: Any, small: Make, original: Make, tmp_path: Path) -> None:
     torch.save(original(model), tmp_path / "weights.pth")
     expected = r"levels\.0\.blocks\.0\.attn\.rpb is of a 3x3 window, and the model's window is 5x5"
+    wider = small(kernel_size=5)
     with pytest.raises(WeightsError, match=expected):
-        load_checkpoint(small(kernel_size=5), tmp_path / "weights.pth")
+        load_checkpoint(wider, tmp_path / "weights.pth")
+    assert load_checkpoint(wider, tmp_path / "weights.pth", interpolate=True) == ([], [])
+    for name, parameter in model.named_parameters():
+        wanted = dinat_zoo.interpolate_rpb(parameter, 5) if name.endswith(".rpb") else parameter
+        assert torch.equal(wider.get_parameter(name), wanted)
 
 
 def test_public_names() -> None:

@@ -1,0 +1,78 @@
+"""A pytest plugin that points timm's own `tests/test_models.py` at the models of dinat-zoo.
+
+That file asks `timm.list_models` at import which models there are; here the answer is ours. `--zoo-models` chooses
+among them. Of the tests that name models of timm, those of a contract that every model has run on ours instead; the
+others, of one model of timm each, are left out. Pretrained weights are ours where they need no network.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+
+import dinat_zoo
+
+# Contracts that timm's file tests on a sample of its own models.
+SAMPLED = {
+    "test_reset_classifier_keeps_pool",
+    "test_features_only_grad_checkpointing_backward",
+    "test_prune_intermediate_layers_params_used",
+    "test_pruned_features_torchscript",
+    "test_feature_getter_stage_ends_torchscript",
+}
+_list_models = timm.list_models
+_chosen: list[str] = []
+
+
+def _list_ours(filter: Any = "", module: Any = "", pretrained: bool = False, **arguments: Any) -> list[str]:
+    """`timm.list_models` of the chosen models; `module` names timm's families there, of which ours have no name."""
+    names = _list_models(filter, pretrained=pretrained, **arguments)
+    names = [name for name in names if name.split(".")[0] in _chosen]
+    return [name for name in names if _is_here(name)] if pretrained else names
+
+
+def _is_here(name: str) -> bool:
+    file = timm.get_pretrained_cfg(name).file
+    return bool(file) and Path(file).is_file()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The models to test, as patterns for `timm.list_models`."""
+    parser.addoption("--zoo-models", nargs="+", default=[], help="patterns of dinat-zoo's models; all by default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Replace timm's lists before its test file reads them."""
+    patterns = config.getoption("--zoo-models") or "*"
+    _chosen.extend(name for name in _list_models(patterns) if name in dinat_zoo.list_models())
+    if not _chosen:
+        raise pytest.UsageError(f"no model of dinat-zoo is like {patterns}")
+    timm.list_models = _list_ours
+    timm.list_pretrained = lambda filter="", exclude_filters="": _list_ours(
+        filter, pretrained=True, exclude_filters=exclude_filters, include_tags=True
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give the tests of SAMPLED our models."""
+    if metafunc.function.__name__ not in SAMPLED:
+        return
+    marks = metafunc.definition.own_markers
+    for i, mark in enumerate(marks):
+        if mark.name == "parametrize" and mark.args[0] == "model_name":
+            marks[i] = pytest.mark.parametrize("model_name", _chosen).mark
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what tests a model of timm."""
+    ours = [item for item in items if _model_of(item).split(".")[0] in _chosen]
+    config.hook.pytest_deselected(items=[item for item in items if item not in ours])
+    items[:] = ours
+
+
+def _model_of(item: pytest.Item) -> str:
+    callspec = getattr(item, "callspec", None)
+    return str(callspec.params.get("model_name", "")) if callspec else ""
