@@ -108,6 +108,19 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
+@pytest.fixture
+def hub(server: Server, isolated: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """The server in the place of the Hugging Face hub."""
+    place_hub(monkeypatch, server.url)
+    return server
+
+
+def place_hub(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    for module in ("constants", "file_download"):  # the latter has a copy before version 1
+        monkeypatch.setattr(f"huggingface_hub.{module}.HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+
+
 @pytest.fixture(autouse=True)
 def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Caches of its own for every test, no waiting, and no way to a network; returns our cache."""
@@ -117,8 +130,7 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr("dinat_zoo._download.BACKOFF", 0.0)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    unreachable = "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", unreachable)
+    place_hub(monkeypatch, "http://127.0.0.1:9")
     return tmp_path / "cache"
 
 

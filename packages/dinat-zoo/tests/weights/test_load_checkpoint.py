@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import dinat_zoo
 from dinat_zoo import WeightsError, load_checkpoint
 from dinat_zoo._formats import convert
+from dinat_zoo._predict import load_classifier
 
 URL = "/projects/dinat/checkpoints/imagenet1k/dinat_mini_in1k_224.pth"
 HUB = "/shi-labs/dinat-mini-in1k-224/resolve/main/"
@@ -31,11 +32,6 @@ def dense(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     body = {f"backbone.{key}": value for key, value in weights.items() if not key.startswith(("norm.", "head."))}
     norms = {f"backbone.norm{i}.{leaf}": torch.randn(32 * 2**i) for i in range(4) for leaf in ("weight", "bias")}
     return {**body, **norms, "neck.lateral_convs.0.conv.bias": torch.randn(256)}
-
-
-def on_the_hub(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def test_timm_downloads_from_a_url(
@@ -61,18 +57,17 @@ def test_timm_downloads_from_a_mirror_in_place_of_the_hub(
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 def test_timm_downloads_from_the_hub(
-    server: Any,
+    file: str,
+    hub: Any,
     model: Any,
     small: Make,
     saved: Make,
     original: Make,
     same: Make,
     monkeypatch: pytest.MonkeyPatch,
-    file: str,
 ) -> None:
     weights = {key: value.contiguous() for key, value in convert(original(model), "hf", "dinat").items()}
-    server.files[HUB + file] = save(weights) if file.endswith("safetensors") else saved(weights)
-    on_the_hub(server, monkeypatch)
+    hub.files[HUB + file] = save(weights) if file.endswith("safetensors") else saved(weights)
     same(small(pretrained=True), model)
     other = small()
     load_checkpoint(other, "hf-hub:shi-labs/dinat-mini-in1k-224")
@@ -141,6 +136,14 @@ def test_every_kind_of_source(
     other = small()
     assert load_checkpoint(other, source) == ([], [])
     same(other, model)
+
+
+def test_the_classifier_takes_them_too(server: Any, saved: Make) -> None:
+    model = timm.create_model("dinat_pico", num_classes=4)
+    server.files["/weights.pth"] = saved(model.state_dict())
+    classifier = load_classifier("dinat_pico", f"{server.url}/weights.pth")
+    assert classifier.labels == ("class 0", "class 1", "class 2", "class 3")
+    assert torch.equal(classifier.model.head.fc.weight, model.head.fc.weight)
 
 
 def test_unknown_sources(model: Any) -> None:
