@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from timm.models import clean_state_dict
 from torch import Tensor, nn
@@ -21,13 +21,6 @@ _CLASSIFIER = ("norm.", "head.")
 _NAMED = 3  # as many keys an error names of each kind
 
 
-class IncompatibleKeys(NamedTuple):
-    """What a load that is not strict left over."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-
 def load_checkpoint(
     model: nn.Module,
     source: str | Path,
@@ -35,7 +28,7 @@ def load_checkpoint(
     strict: bool = True,
     interpolate: bool = False,
     cache_dir: str | Path | None = None,
-) -> IncompatibleKeys:
+) -> tuple[list[str], list[str]]:
     """Load weights from wherever they are, in whichever format, into a model of this package.
 
     Args:
@@ -115,7 +108,7 @@ def checkpoint_filter_fn(
     return _fit_windows(weights, expected, interpolate)
 
 
-def fit(model: nn.Module, weights: Weights, source: str, *, strict: bool = True) -> IncompatibleKeys:
+def fit(model: nn.Module, weights: Weights, source: str, *, strict: bool = True) -> tuple[list[str], list[str]]:
     """Load weights that have the model's names, or say in one line why they do not fit.
 
     Raises:
@@ -135,7 +128,7 @@ def fit(model: nn.Module, weights: Weights, source: str, *, strict: bool = True)
         architecture = getattr(model, "pretrained_cfg", {}).get("architecture", type(model).__name__)
         raise WeightsError(f"checkpoint {source!r} does not fit {architecture!r}: {'; '.join(said)}")
     model.load_state_dict(weights, strict=False)
-    return IncompatibleKeys(missing, unexpected)
+    return missing, unexpected
 
 
 def _place_out_norms(weights: Weights, expected: Mapping[str, Tensor]) -> Weights:
