@@ -18,7 +18,7 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "build", "typecheck", "docs", "demo", "bench", "tests"]
+nox.options.sessions = ["lint", "build", "typecheck", "docs", "demo", "bench", "tests", "timm_tests"]
 
 ROOT = Path(__file__).resolve().parent
 DIST = ROOT / "dist"

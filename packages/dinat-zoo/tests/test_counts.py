@@ -11,37 +11,48 @@ import torch
 
 import dinat_zoo
 
-MODELS = [f"nat_{size}" for size in ("mini", "tiny", "small", "base")]
-MODELS += [f"dinat_{size}" for size in ("mini", "tiny", "small", "base", "large")]
-# The published variants that differ from a registered one in constructor arguments alone.
-DERIVED = {
-    "dinat_large_384": ("dinat_large", {}),
-    "dinat_large_384_11x11": ("dinat_large", {"kernel_size": 11}),
-    "dinat_large_21k": ("dinat_large", {"num_classes": 21841}),
-    "dinat_large_21k_11x11": ("dinat_large", {"num_classes": 21841, "kernel_size": 11}),  # pads at 224 pixels
-}
-
-
-@pytest.fixture(scope="module")
-def measured(data: Path) -> dict[str, dict[str, int]]:
-    with (data / "measured.csv").open() as file:
-        return {row.pop("model"): {key: int(value) for key, value in row.items()} for row in csv.DictReader(file)}
+DATA = Path(__file__).parent / "data"
+with (DATA / "measured.csv").open() as file:
+    MEASURED = {row.pop("model"): {key: int(value) for key, value in row.items()} for row in csv.DictReader(file)}
+TRACED = ["nat_mini", "dinat_small", "dinat_s_tiny", "dinat_isotropic_small", "vitrpb_small"]
 
 
 def test_every_published_model_is_listed() -> None:
-    assert set(dinat_zoo.list_models()) == {*MODELS, "dinat_pico"}
+    assert set(dinat_zoo.list_models()) == {*MEASURED, "nat_s_tiny", "dinat_pico"}
 
 
-@pytest.mark.parametrize("name", [*MODELS, *DERIVED])
-def test_parameters_and_macs_are_the_published_ones(name: str, measured: dict[str, dict[str, int]]) -> None:
-    base, arguments = DERIVED.get(name, (name, {}))
-    model = timm.create_model(base, device="meta", **arguments)
-    expected = measured[name]
+@pytest.mark.parametrize("name", MEASURED)
+def test_parameters_and_macs_are_the_published_ones(name: str) -> None:
+    model: Any = timm.create_model(name, device="meta")
+    expected = MEASURED[name]
     assert dinat_zoo.count_parameters(model) == expected["params"]
-    assert len(model.state_dict()) == expected["state_dict_tensors"]
+    indices = 12 if name.startswith("vitrpb") else 0  # the authors' models keep a table of them in every block
+    assert len(model.state_dict()) == expected["state_dict_tensors"] - indices
+    assert model.pretrained_cfg["input_size"] == (3, expected["image_size"], expected["image_size"])
+    assert model.num_classes == expected["num_classes"]
     assert dinat_zoo.count_macs(model, expected["image_size"]) == expected["macs"]
     model.reset_classifier(0)
     assert dinat_zoo.count_parameters(model) == expected["params_without_head"]
+
+
+def test_dilation_changes_no_count() -> None:
+    nat, dinat = (timm.create_model(name, device="meta") for name in ("nat_s_tiny", "dinat_s_tiny"))
+    assert dinat_zoo.count_parameters(nat) == dinat_zoo.count_parameters(dinat)
+    assert dinat_zoo.count_macs(nat, 224) == dinat_zoo.count_macs(dinat, 224)
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5, 7, 9, 11, 13])
+def test_kernel_sizes(kernel_size: int) -> None:
+    """Table 11 and beyond, at a size that needs no padding: k**2 pairs per token and (2k - 1)**2 biases per head."""
+    model: Any = timm.create_model("nat_tiny", device="meta", kernel_size=kernel_size)
+    blocks, heads = (3, 4, 18, 5), (2, 4, 8, 16)
+    biases = sum(count * n * (2 * kernel_size - 1) ** 2 for count, n in zip(blocks, heads, strict=True))
+    published = sum(count * n * 13**2 for count, n in zip(blocks, heads, strict=True))
+    assert dinat_zoo.count_parameters(model) == 27_901_582 - published + biases
+    tokens = [(416 // 4 // 2**i) ** 2 for i in range(4)]
+    pairs = sum(count * size * 65 * n for count, size, n in zip(blocks, tokens, heads, strict=True))
+    fixed = dinat_zoo.count_macs(timm.create_model("nat_tiny", device="meta"), 416) - 49 * pairs
+    assert dinat_zoo.count_macs(model, 416) == fixed + kernel_size**2 * pairs
 
 
 def attention_macs(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
@@ -52,12 +63,21 @@ def attention_macs(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     return Counter(scores=pairs * (head_dim + 1), weighted_sum=pairs * head_dim)
 
 
+def self_attention_macs(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """Two products of tokens and tokens, as the authors' matmuls."""
+    batch, heads, tokens, head_dim = inputs[0].type().sizes()
+    return Counter(attention=2 * batch * heads * tokens**2 * head_dim)
+
+
 def fvcore_macs(model: torch.nn.Module, image: torch.Tensor) -> int:
     from fvcore.nn import FlopCountAnalysis
 
     with torch.no_grad():
         analysis = FlopCountAnalysis(model, image).set_op_handle(
-            **{"natten_core::na_qkvpacked_forward": attention_macs}
+            **{
+                "natten_core::na_qkvpacked_forward": attention_macs,
+                "aten::scaled_dot_product_attention": self_attention_macs,
+            }
         )
         total = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
         ignored = set(analysis.unsupported_ops())
@@ -66,18 +86,24 @@ def fvcore_macs(model: torch.nn.Module, image: torch.Tensor) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated.:FutureWarning")
-@pytest.mark.parametrize("name", MODELS)
-def test_fvcore_counts_the_published_macs(name: str, measured: dict[str, dict[str, int]]) -> None:
+@pytest.mark.parametrize("name", TRACED)
+def test_fvcore_counts_the_published_macs(name: str) -> None:
     model = timm.create_model(name, device="meta").to_empty(device="cpu").eval()
     for parameter in model.parameters():
         parameter.data.zero_()  # what was allocated may hold anything, and denormals are slow
-    assert fvcore_macs(model, torch.zeros(1, 3, 224, 224)) == measured[name]["macs"]
+    assert fvcore_macs(model, torch.zeros(1, 3, 224, 224)) == MEASURED[name]["macs"]
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated.:FutureWarning")
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("dinat_pico", (28, 28)), ("dinat_pico", (9, 33)), ("dinat_mini", (100, 132)), ("nat_mini", (64, 96))],
+    [
+        ("dinat_pico", (28, 28)),
+        ("dinat_pico", (9, 33)),
+        ("dinat_mini", (100, 132)),
+        ("dinat_s_tiny", (70, 97)),
+        ("nat_isotropic_small", (100, 132)),
+    ],
 )
 def test_closed_form_equals_fvcore_on_any_size(name: str, size: tuple[int, int]) -> None:
     model = timm.create_model(name).eval()

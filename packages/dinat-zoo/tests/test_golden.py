@@ -11,7 +11,6 @@ from torch import Tensor
 
 import dinat_zoo
 
-
 CASES = (
     "nat_mini@224x224",
     "dinat_mini@224x224",

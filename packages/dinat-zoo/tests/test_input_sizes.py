@@ -40,7 +40,9 @@ def resampling(old: int, new: int) -> NDArray[np.float64]:
     return weights
 
 
-@pytest.mark.parametrize(("old", "new"), [((7, 7), (11, 11)), ((7, 7), (5, 5)), ((7, 7), (9, 13)), ((14, 14), (24, 10))])
+@pytest.mark.parametrize(
+    ("old", "new"), [((7, 7), (11, 11)), ((7, 7), (5, 5)), ((7, 7), (9, 13)), ((14, 14), (24, 10))]
+)
 def test_interpolation_is_bicubic(old: tuple[int, int], new: tuple[int, int]) -> None:
     table = torch.randn(3, 2 * old[0] - 1, 2 * old[1] - 1, dtype=torch.float64)
     rows, columns = (resampling(2 * a - 1, 2 * b - 1) for a, b in zip(old, new, strict=True))

@@ -77,7 +77,7 @@ def test_structure_on_the_meta_device(name: str) -> None:
         [*_, last] = blocks(model.get_submodule(info["module"]))
         assert last.norm1.normalized_shape == (info["num_chs"],)
     assert model.num_features == info["num_chs"] == model.norm.normalized_shape[0]
-    assert cfg["pool_size"] == tuple(side // info["reduction"] for side in cfg["input_size"][1:])
+    assert cfg["pool_size"] == tuple(-(-side // info["reduction"]) for side in cfg["input_size"][1:])
 
 
 @small_models
@@ -87,7 +87,7 @@ def test_shapes_on_the_meta_device(name: str) -> None:
     size = (96, 64) if cfg["fixed_input_size"] else cfg["input_size"][1:]
     features = model.forward_features(torch.empty(2, model.in_chans, *size, device="meta", dtype=torch.bfloat16))
     reduction = model.feature_info[-1]["reduction"]
-    assert features.shape == (2, *(side // reduction for side in size), model.num_features)
+    assert features.shape == (2, *(-(-side // reduction) for side in size), model.num_features)
     assert model.forward_head(features, pre_logits=True).shape == (2, model.head_hidden_size)
     assert model.forward_head(features).shape == (2, model.num_classes)
 

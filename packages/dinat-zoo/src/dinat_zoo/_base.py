@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from timm.layers import ClassifierHead, trunc_normal_
@@ -25,12 +25,13 @@ class BaseTransformer(nn.Module):
 
     __jit_unused_properties__ = ("dilations",)
 
-    pretrained_cfg: dict[str, Any]  # set by timm's builder
-    feature_info: list[dict[str, Any]]
-    patch_embed: nn.Module
-    levels: nn.Sequential
-    out_norms: nn.ModuleList
-    norm: nn.Module
+    if TYPE_CHECKING:  # TorchScript reads annotations, but not these
+        pretrained_cfg: dict[str, Any]  # set by timm's builder
+        feature_info: list[dict[str, Any]]
+        patch_embed: nn.Module
+        levels: nn.Sequential
+        out_norms: nn.ModuleList
+        norm: nn.Module
 
     def __init__(self, in_chans: int, num_classes: int, num_features: int, global_pool: str, layer_order: str) -> None:
         super().__init__()

@@ -66,7 +66,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend and transform `[B, H, W, dim]`."""
-        if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined, unused-ignore]
+        if self.grad_checkpointing and not torch.jit.is_scripting():
             recomputed: Tensor = checkpoint(self._forward, x)
             return recomputed
         return self._forward(x)

@@ -10,8 +10,9 @@ Nothing here needs a model: a format, and which of the architectures it is, show
 | layer scales | `gamma1`, `gamma2` | `gamma1`, `gamma2` | stacked |
 | DiNATs: levels | `layers.i.blocks.j` | `levels.i.blocks.j` | no such models |
 | isotropic: blocks | `layers.j` | `levels.j` | no such models |
+| norms of the levels' outputs | `norm0` | `out_norms.0` | `hidden_states_norms.stage1` |
 
-Dense prediction has the same names behind `backbone.`, `norm0` to `norm3` for the levels' outputs, and its heads.
+Detectors and segmenters have the same names behind `backbone.` (but `norm0` in timm's format too) and their heads.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ _TO_HUGGING_FACE = (
     (r"^norm\.", "layernorm."),
     (r"^head\.", "classifier."),
 )
+_LEVEL_NORM = re.compile(r"^out_norms\.(\d)\.")
 _PARTS = ("query", "key", "value")
 
 
@@ -115,7 +117,8 @@ def convert(weights: Mapping[str, Tensor], to: str, prefix: str | None = None) -
             raise WeightsError("Hugging Face's format has no heads of dense prediction; take the backbone alone")
         inside = {key.removeprefix(BACKBONE): value for key, value in weights.items() if key.startswith(BACKBONE)}
         heads = {key: value for key, value in weights.items() if not key.startswith(BACKBONE)}
-        return {**{BACKBONE + key: value for key, value in convert(inside, to).items()}, **heads}
+        body = {_LEVEL_NORM.sub(r"norm\1.", key): value for key, value in convert(inside, to).items()}
+        return {**{BACKBONE + key: value for key, value in body.items()}, **heads}
     original = dict(weights)
     if source != "original":
         original = _from_timm(weights) if source == "timm" else _from_hugging_face(weights)
@@ -130,6 +133,7 @@ def _to_timm(weights: Weights) -> Weights:
         if key.endswith(POSITIONS):
             continue
         key = re.sub(r"^layers\.", "levels.", key)
+        key = re.sub(r"^norm(\d)\.", r"out_norms.\1.", key)
         key = re.sub(r"^levels\.(\d+)\.downsample\.", lambda m: f"levels.{int(m[1]) + 1}.downsample.", key)
         renamed[re.sub(r"^head\.", "head.fc.", key)] = value
     return renamed
@@ -141,6 +145,7 @@ def _from_timm(weights: Mapping[str, Tensor]) -> Weights:
     for key, value in weights.items():
         key = re.sub(r"^levels\.(\d+)\.downsample\.", lambda m: f"levels.{int(m[1]) - 1}.downsample.", key)
         key = re.sub(r"^head\.fc\.", "head.", key)
+        key = _LEVEL_NORM.sub(r"norm\1.", key)
         if family != "nat":
             key = re.sub(r"^levels\.", "layers.", key)
         renamed[key] = value

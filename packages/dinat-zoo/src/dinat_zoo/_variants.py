@@ -31,7 +31,6 @@ class Variant:
         num_classes: the classes of its classifier.
         crop_pct: the part of a resized image that evaluation keeps.
         fixed_input_size: whether it takes images of one size alone, its argument `img_size`.
-        taps: the levels that `features_only` gives unless told otherwise.
     """
 
     model: type[BaseTransformer]
@@ -43,7 +42,6 @@ class Variant:
     num_classes: int = 1000
     crop_pct: float = 0.875
     fixed_input_size: bool = False
-    taps: tuple[int, ...] = (0, 1, 2, 3)
 
 
 def base_cfg(variant: Variant) -> dict[str, Any]:
@@ -93,12 +91,13 @@ def create(variant: Variant, name: str, pretrained: bool = False, **kwargs: Any)
         source = {key: kwargs.get(key) for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")}
         arguments["pretrained_cfg_overlay"] = local_overlay(name, **source)
     levels = arguments["depth"] if "depth" in arguments else len(arguments["depths"])
+    maps = min(4, levels)  # of an isotropic model four, evenly spaced
     model: nn.Module = build_model_with_cfg(
         variant.model,
         name,
         pretrained,
         pretrained_filter_fn=partial(checkpoint_filter_fn, features_only=kwargs.get("features_only", False)),
-        feature_cfg={"out_indices": tuple(i for i in variant.taps if i < levels), "feature_cls": "getter"},
+        feature_cfg={"out_indices": tuple(levels * i // maps - 1 for i in range(1, maps + 1)), "feature_cls": "getter"},
         **arguments,
     )
     return model

@@ -11,41 +11,12 @@ is "na-dina", local before global (Table 10).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 __all__ = ["TASKS", "Dilations", "alternate", "gradual", "largest", "maximum", "published"]
 
 Dilations = tuple[tuple[int, ...], ...]
 """One tuple per level, in it one dilation per block."""
-
-# Of each task and the resolution of its training, None where there is one list alone, the levels' largest dilations.
-_GRADUAL: dict[tuple[str, int | None], tuple[int, ...]] = {
-    ("coco", 800): (28, 14, 7, 3),
-    ("ade20k", 512): (16, 8, 4, 2),
-    ("ade20k", 640): (20, 10, 5, 2),
-    ("oneformer-coco", None): (20, 10, 5, 2),
-    ("oneformer-ade20k", 640): (20, 10, 5, 2),
-    ("oneformer-ade20k", 896): (20, 10, 5, 2),
-    ("oneformer-cityscapes", None): (18, 9, 4, 2),
-}
-_ALTERNATING: dict[tuple[str, int | None], tuple[int, ...]] = {
-    ("imagenet", 224): (8, 4, 2, 1),
-    ("imagenet", 384): (13, 6, 3, 1),
-}
-# Lists of DiNAT-Large alone that follow neither rule.
-_EXPLICIT: dict[tuple[str, int | None], Dilations] = {
-    ("mask2former", None): ((1, 14, 1), (1, 4, 1, 7), (1, 2, 1, 3) * 4 + (1, 3), (1,) * 5),
-    ("oneformer-ade20k", 1280): (
-        (1, 28, 1),
-        (1, 7, 1, 14),
-        (1, 3, 1, 5, 1, 5, 1, 7) * 2 + (1, 7),
-        (1, 3, 1, 3, 1),
-    ),
-}
-_SETTINGS = (*_ALTERNATING, *_GRADUAL, *_EXPLICIT)
-TASKS = tuple(dict.fromkeys(task for task, _ in _SETTINGS))
-"""The tasks that `published` knows."""
-_DEPTHS = ((3, 4, 6, 5), (3, 4, 18, 5), (2, 2, 6, 2), (2, 2, 18, 2))
 
 
 def alternate(depths: Sequence[int], dilations: Sequence[int], layer_order: str = "na-dina") -> Dilations:
@@ -124,6 +95,33 @@ def _ramp(top: int, count: int) -> list[int]:
     return [*values[:-1], top] if values else []
 
 
+_Depths = tuple[tuple[int, ...], ...]
+_DINAT_LARGE: _Depths = ((3, 4, 18, 5),)
+_LARGE: _Depths = (*_DINAT_LARGE, (2, 2, 18, 2))
+_ALL: _Depths = ((3, 4, 6, 5), (2, 2, 6, 2), *_LARGE)
+_Rule = Callable[[Sequence[int], Sequence[int]], Dilations]
+# Of each task and the resolution of its training, None where there is one list alone: the depths of the models that had
+# it, the rule, and the largest dilation of each level.
+_LISTS: dict[tuple[str, int | None], tuple[_Depths, _Rule, tuple[int, ...]]] = {
+    ("imagenet", 224): (_ALL, alternate, (8, 4, 2, 1)),
+    ("imagenet", 384): (_LARGE, alternate, (13, 6, 3, 1)),
+    ("coco", 800): (_ALL, gradual, (28, 14, 7, 3)),
+    ("ade20k", 512): (_ALL, gradual, (16, 8, 4, 2)),
+    ("ade20k", 640): (_LARGE, gradual, (20, 10, 5, 2)),
+    ("oneformer-coco", None): (_DINAT_LARGE, gradual, (20, 10, 5, 2)),
+    ("oneformer-ade20k", 640): (_DINAT_LARGE, gradual, (20, 10, 5, 2)),
+    ("oneformer-ade20k", 896): (_DINAT_LARGE, gradual, (20, 10, 5, 2)),
+    ("oneformer-cityscapes", None): (_DINAT_LARGE, gradual, (18, 9, 4, 2)),
+}
+# Those that follow neither rule.
+_EXPLICIT: dict[tuple[str, int | None], Dilations] = {
+    ("oneformer-ade20k", 1280): ((1, 28, 1), (1, 7, 1, 14), (1, 3, 1, 5, 1, 5, 1, 7) * 2 + (1, 7), (1, 3, 1, 3, 1)),
+    ("mask2former", None): ((1, 14, 1), (1, 4, 1, 7), (1, 2, 1, 3) * 4 + (1, 3), (1,) * 5),
+}
+TASKS = tuple(dict.fromkeys(task for task, _ in (*_LISTS, *_EXPLICIT)))
+"""The tasks that `published` knows."""
+
+
 def published(depths: Sequence[int], task: str, resolution: int | None = None) -> Dilations:
     """The list that the authors used: Table II of the paper, and those of Mask2Former's and OneFormer's configurations.
 
@@ -140,7 +138,7 @@ def published(depths: Sequence[int], task: str, resolution: int | None = None) -
         >>> published((3, 4, 6, 5), "coco")
         ((1, 28, 1), (1, 7, 1, 14), (1, 3, 1, 5, 1, 7), (1, 3, 1, 3, 1))
     """
-    resolutions = [size for known, size in _SETTINGS if known == task]
+    resolutions = [size for known, size in (*_LISTS, *_EXPLICIT) if known == task]
     if not resolutions:
         raise ValueError(f"task is {task!r}; there are lists for {', '.join(map(repr, TASKS))}.")
     if resolution is None:
@@ -149,12 +147,13 @@ def published(depths: Sequence[int], task: str, resolution: int | None = None) -
         raise ValueError(f"resolution is {resolution}; for {task!r} there are lists for {resolutions}.")
     key, shape = (task, resolution), tuple(depths)
     explicit = _EXPLICIT.get(key)
-    fitting = [tuple(map(len, explicit))] if explicit else list(_DEPTHS)
+    fitting = (tuple(map(len, explicit)),) if explicit else _LISTS[key][0]
     if shape not in fitting:
-        raise ValueError(f"depths is {shape}; for {task!r} at {resolution} there are lists for {fitting}.")
+        raise ValueError(f"depths is {shape}; for {task!r} at {resolution} there are lists for {list(fitting)}.")
     if explicit:
         return explicit
-    return gradual(depths, _GRADUAL[key]) if key in _GRADUAL else alternate(depths, _ALTERNATING[key])
+    _, rule, values = _LISTS[key]
+    return rule(depths, values)
 
 
 def block_kinds(depths: Sequence[int], layer_order: str) -> tuple[tuple[str, ...], ...]:

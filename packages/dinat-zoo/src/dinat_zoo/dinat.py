@@ -40,7 +40,7 @@ VARIANTS = {
             kernel_size=3, stem_strides=(2, 1),
         ),
         stride=8, input_size=(1, fashion_mnist.SIDE, fashion_mnist.SIDE), num_classes=len(fashion_mnist.LABELS),
-        crop_pct=1.0, taps=(0, 1, 2),
+        crop_pct=1.0,
     ),
     "dinat_mini": _dinat(depths=(3, 4, 6, 5), embed_dim=64, num_heads=(2, 4, 8, 16), mlp_ratio=3, drop_path_rate=0.2),
     "dinat_tiny": _dinat(depths=(3, 4, 18, 5), embed_dim=64, num_heads=(2, 4, 8, 16), mlp_ratio=3, drop_path_rate=0.2),

@@ -27,7 +27,6 @@ def _isotropic(size: str, layer_order: str, dilation: int = 1) -> Variant:
         "arXiv:2209.15001",
         stride=16,
         fixed_input_size=layer_order == "sa",
-        taps=(2, 5, 8, 11),
     )
 
 

@@ -81,6 +81,15 @@ def test_dense_prediction_to_timm_and_back(name: str, same: Callable[..., None])
         convert(weights, "hf", "dinat")
 
 
+@pytest.mark.parametrize("name", ["dinat_mini", "dinat_s_tiny"])
+def test_backbones_to_timm_and_back(name: str, same: Callable[..., None]) -> None:
+    weights = {key.removeprefix("backbone."): value for key, value in dense(name).items() if key[0] == "b"}
+    timm = convert(weights, "timm")
+    assert "out_norms.3.bias" in timm
+    assert "norm3.bias" not in timm
+    same(convert(timm, "original"), weights)
+
+
 @pytest.mark.parametrize(("name", "prefix"), [("dinat", "dinat"), ("nat", "nat"), ("dinat_backbone", "dinat")])
 @pytest.mark.parametrize("via", ["original", "timm"])
 def test_hugging_face_and_back(name: str, prefix: str, via: str, same: Callable[..., None]) -> None:

@@ -177,6 +177,9 @@ def test_a_detectors_backbone(model: Any, small: Make, original: Make, same: Mak
     features = small(features_only=True)
     load_checkpoint(features, tmp_path / "detector.pth")
     same(features.model.levels, model.levels)
+    normalised = small(features_only=True, out_norms=True)
+    load_checkpoint(normalised, tmp_path / "detector.pth")
+    assert torch.equal(normalised.model.out_norms[3].bias, weights["backbone.norm3.bias"])
     overlay = {"file": str(tmp_path / "detector.pth")}
     same(small(features_only=True, pretrained=True, pretrained_cfg_overlay=overlay).model.levels, model.levels)
     with pytest.raises(WeightsError, match="has no classifier: give it to a model made with features_only=True"):
