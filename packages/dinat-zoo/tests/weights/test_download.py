@@ -119,6 +119,20 @@ def test_a_dead_host() -> None:
         cached("http://127.0.0.1:9/x.pth")
 
 
+def test_a_host_that_does_not_answer(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dinat_zoo._download.TIMEOUT", 0.05)
+    server.gate.clear()
+    with pytest.raises(WeightsError, match="timed out"):
+        cached(server.url + PATH)
+
+
+def test_a_malicious_file_is_refused_and_not_kept(server: Any, saved: Callable[[Any], bytes]) -> None:
+    server.files[PATH] = saved({"weight": torch.ones(2), "hook": os.getcwd})
+    with pytest.raises(WeightsError, match=r"reading it would run posix\.getcwd"):
+        cached(server.url + PATH)
+    assert not cache_path(server.url + PATH).exists()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

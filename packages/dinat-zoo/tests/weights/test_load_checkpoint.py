@@ -78,9 +78,13 @@ def test_timm_downloads_from_the_hub(
 
 def test_timm_own_sources_are_left_alone(model: Any, small: Make, same: Make, tmp_path: Path) -> None:
     same(small(pretrained=True, pretrained_cfg_overlay={"state_dict": model.state_dict()}), model)
+    overlay = {"file": str(tmp_path / "weights.pth")}
     (tmp_path / "weights.pth").write_bytes(b"")
     with pytest.raises(WeightsError, match="it is empty"):
-        small(pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "weights.pth")})
+        small(pretrained=True, pretrained_cfg_overlay=overlay)
+    torch.save({"hook": timm.create_model}, tmp_path / "weights.pth")
+    with pytest.raises(WeightsError, match=r"would run timm\.models\._factory\.create_model"):
+        small(pretrained=True, pretrained_cfg_overlay=overlay)
 
 
 def test_a_dead_hub_names_the_other_source_and_how_to_pass_a_file(small: Make, monkeypatch: pytest.MonkeyPatch) -> None:
