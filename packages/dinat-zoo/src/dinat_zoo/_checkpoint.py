@@ -10,7 +10,7 @@ from typing import Any
 from timm.models import clean_state_dict
 from torch import Tensor, nn
 
-from dinat_zoo._formats import BACKBONE, Weights, convert, format_of
+from dinat_zoo._formats import BACKBONE, Weights, convert
 from dinat_zoo._rpb import interpolate_rpb
 from dinat_zoo._sources import resolve
 from dinat_zoo._weights_file import WeightsError, read
@@ -90,13 +90,11 @@ def checkpoint_filter_fn(
     """
     weights = _unwrap(state_dict, "the checkpoint")
     expected: dict[str, Tensor] = model.state_dict()
-    dense = any(key.startswith(BACKBONE) for key in weights)
-    if dense and not any(key.startswith(BACKBONE) for key in expected):
-        weights = {key.removeprefix(BACKBONE): value for key, value in weights.items() if key.startswith(BACKBONE)}
-        format_of(weights)
-    dense = dense or "norm0.weight" in weights or "hidden_states_norms.stage1.weight" in weights
+    body = {key.removeprefix(BACKBONE): value for key, value in weights.items() if key.startswith(BACKBONE)}
+    if body and not any(key.startswith(BACKBONE) for key in expected):
+        weights = body
     weights = _place_out_norms(convert(weights, "timm"), expected)
-    if dense:
+    if not any(key.startswith(_CLASSIFIER) for key in weights):  # of a detector or segmenter
         if "head.fc.weight" in expected and not features_only:
             raise WeightsError(
                 "this is a checkpoint of a detector or segmenter, which has no classifier: give it to a model made "

@@ -190,7 +190,9 @@ def _to_hugging_face(weights: Weights, prefix: str | None) -> Weights:
             "Hugging Face's format names the model, which the weights do not: say 'nat' or 'dinat', or one of their "
             "models"
         )
-    bare = "norm0.weight" in weights  # their backbones, unlike their classifiers, have no prefix
+    bare = any(
+        re.match(r"norm\d\.", key) for key in weights
+    )  # their backbones, unlike their classifiers, have no prefix
     renamed: Weights = {}
     for original, value in weights.items():
         if original.endswith("gamma2"):
@@ -205,7 +207,9 @@ def _to_hugging_face(weights: Weights, prefix: str | None) -> Weights:
             for part, rows in zip(_PARTS, value.chunk(3), strict=True):
                 renamed[key.replace(".qkv.", f".{part}.")] = rows
         elif key.endswith("gamma1"):
-            other = weights[original.removesuffix("gamma1") + "gamma2"]
+            other = weights.get(original.removesuffix("gamma1") + "gamma2")
+            if other is None:
+                raise WeightsError(f"'gamma2' is missing beside {original!r}")
             renamed[key.removesuffix("gamma1") + "layer_scale_parameters"] = torch.stack([value, other])
         else:
             renamed[key] = value
