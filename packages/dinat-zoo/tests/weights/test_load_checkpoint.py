@@ -247,6 +247,14 @@ def test_a_classifier_for_a_model_without_classes(
     same(features.model.levels, model.levels[:2])
 
 
+def test_norms_of_levels_are_no_hindrance_to_a_classifier(small: Make, same: Make, tmp_path: Path) -> None:
+    model, other = small(out_norms=True), small()
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    load_checkpoint(other, tmp_path / "weights.pth")
+    same(other.levels, model.levels)
+    same(other.head, model.head)
+
+
 def test_what_does_not_fit(model: Any, small: Make, original: Make, tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     weights = original(model)
