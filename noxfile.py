@@ -26,7 +26,7 @@ PACKAGES = ("natten-core", "dinat-zoo")
 # What depends on the instruction set; how operators are registered and compiled does not.
 NUMERIC_TESTS = [f"packages/natten-core/tests/test_{name}.py" for name in ("golden", "gradients", "values", "windows")]
 # One of every kind, small enough to train on two cores.
-SMALL_MODELS = ["dinat_pico", "nat_mini", "dinat_s_tiny", "dinat_isotropic_small", "vitrpb_small"]
+SMALL_MODELS = ["dinat_pico", "dinat_mini", "dinat_s_tiny", "dinat_isotropic_small", "vitrpb_small"]
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
 # Devices that wheels have CUDA kernels for, where there is nvcc: "all" for a release, else one, to save minutes.
 CUDA_ARCHITECTURES = os.environ.get("NATTEN_CUDA_ARCHITECTURES", "90")
@@ -83,33 +83,16 @@ def timm_tests(session: nox.Session) -> None:
     home = ROOT / "build" / "timm"
     archive = home / f"timm-{release}.tar.gz"
     if not archive.is_file():
-        run(
-            session,
-            python,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-            "--no-binary=timm",
-            f"--dest={home}",
-            f"timm=={release}",
-        )
+        source = ("--no-deps", "--no-binary=timm", f"--dest={home}", f"timm=={release}")
+        run(session, python, "-m", "pip", "download", "--quiet", *source)
     with tarfile.open(archive) as sdist:
         for name in ("pyproject.toml", "tests/test_models.py"):  # not the package, which would hide the installed one
             sdist.extract(f"timm-{release}/{name}", home, filter="data")
-    source = home / f"timm-{release}"
-    models = session.posargs or SMALL_MODELS
-    command = (
-        "-c",
-        source / "pyproject.toml",
-        "-p",
-        "timm_suite",
-        "-q",
-        "--durations=5",
-        source / "tests/test_models.py",
-    )
-    run(session, python.parent / "pytest", *command, "--zoo-models", *models, env={"PYTHONPATH": str(ROOT / "ci")})
+    unpacked = home / f"timm-{release}"
+    options = ("-c", unpacked / "pyproject.toml", "-p", "timm_suite", "-q", "--durations=5")
+    models = ("--zoo-models", *(session.posargs or SMALL_MODELS))
+    environ = {"PYTHONPATH": str(ROOT / "ci")}
+    run(session, python.parent / "pytest", *options, unpacked / "tests/test_models.py", *models, env=environ)
 
 
 @nox.session

@@ -82,6 +82,25 @@ def test_published_format(name: str, wrap: Callable[[Any], Any], tmp_path: Path)
     assert_loaded(small(name, pretrained=True, pretrained_cfg_overlay=overlay), source)
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("dinat_s_tiny", SMALL),
+        ("dinat_isotropic_small", {"embed_dim": 32, "depth": 2, "num_heads": 1}),
+        ("vitrpb_small", {"embed_dim": 32, "depth": 2, "num_heads": 1, "img_size": 64}),
+    ],
+)
+def test_published_format_of_layers(name: str, arguments: dict[str, Any], tmp_path: Path) -> None:
+    """DiNATs and the isotropic models have `layers` for `levels`; the ViT a table of indices in each."""
+    source = timm.create_model(name, **arguments)
+    weights = {re.sub(r"^levels", "layers", key): value for key, value in published(source).items()}
+    if name == "vitrpb_small":
+        weights["layers.0.attn.relative_position_index"] = torch.zeros(16, 16, dtype=torch.int64)
+    torch.save(weights, tmp_path / "weights.pth")
+    overlay = {"file": str(tmp_path / "weights.pth")}
+    assert_loaded(timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments), source)
+
+
 @pytest.mark.parametrize(("name", "prefix"), [("dinat_mini", "dinat"), ("nat_small", "nat"), ("dinat_base", "dinat")])
 def test_hugging_face_format(name: str, prefix: str, tmp_path: Path) -> None:
     source = trained(name)

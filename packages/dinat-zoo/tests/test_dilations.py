@@ -178,6 +178,14 @@ def test_unknown_layer_orders(name: str, order: str, message: str) -> None:
         timm.create_model(name, device="meta", layer_order=order)
 
 
+def test_self_attention_has_no_dilation() -> None:
+    model: Any = timm.create_model("dinat_isotropic_small", device="meta", layer_order="na-sa", depth=4)
+    model.set_dilations([(2, 1, 1, 1)])
+    assert model.dilations == ((2, 1, 1, 1),)
+    with pytest.raises(ValueError, match=r"dilations\[0\] is \(1, 2, 1, 2\); self attention, of 'na-sa', has none"):
+        model.set_dilations([(1, 2, 1, 2)])
+
+
 def test_unknown_task() -> None:
     with pytest.raises(ValueError, match="task is 'video'; there are lists for 'imagenet'"):
         dilations.published((3, 4, 6, 5), "video")

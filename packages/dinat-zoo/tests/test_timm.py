@@ -333,9 +333,18 @@ def test_fx_tracing(name: str, train: bool) -> None:
 def test_compile_without_graph_breaks(name: str) -> None:
     model = create(name).eval()
     batch = image(model)
+    torch.compiler.reset()  # else the sizes of the test before make these symbolic
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(batch), model(batch))
+
+
+@pytest.mark.parametrize("features_only", [False, True])
+def test_torchscript(features_only: bool) -> None:
+    model = create("vitrpb_small", features_only=features_only).eval()
+    batch = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.jit.script(model)(batch), model(batch))
 
 
 def test_stochastic_depth_and_dropout_act_in_training_only() -> None:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 from dinat_zoo import dilations, dinat, dinat_s, isotropic, nat
+from dinat_zoo._base import BaseTransformer
 from dinat_zoo._checkpoint import checkpoint_filter_fn, load_checkpoint
 from dinat_zoo._hierarchical import NeighborhoodTransformer
 from dinat_zoo._isotropic import IsotropicTransformer
@@ -18,6 +19,7 @@ from dinat_zoo._rpb import interpolate_rpb
 from dinat_zoo._weights_file import WeightsError
 
 __all__ = [
+    "BaseTransformer",
     "IsotropicTransformer",
     "NeighborhoodTransformer",
     "WeightsError",

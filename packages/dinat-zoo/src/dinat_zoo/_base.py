@@ -18,9 +18,10 @@ from natten_core import NeighborhoodAttention2D
 
 
 class BaseTransformer(nn.Module):
-    """The base of this package's models, which make `patch_embed`, `levels`, `out_norms`, `norm` and `feature_info`.
+    """What this package's models have in common, timm's interface included.
 
-    A level maps `[B, H, W, C]` to `[B, H', W', C']`; its output is a feature map that dense heads may take.
+    A subclass makes `patch_embed`, `levels`, `out_norms`, `norm` and `feature_info`. A level maps `[B, H, W, C]` to
+    `[B, H', W', C']`; its output, through its entry of `out_norms`, is a feature map.
     """
 
     __jit_unused_properties__ = ("dilations",)
@@ -258,9 +259,10 @@ class BaseTransformer(nn.Module):
             raise ValueError(f"input_size is None; {dilations!r} depends on the size of the images.")
         size = (input_size, input_size) if isinstance(input_size, int) else input_size
         maps = [(-(-size[0] // reduction), -(-size[1] // reduction)) for reduction in self._reductions()]
-        largest = policies.largest(maps, [_kernel_size(row) for row in rows])
-        rule = policies.alternate if dilations == "maximum" else policies.gradual
-        return rule(depths, largest, self.layer_order)
+        kernel_sizes = [_kernel_size(row) for row in rows]
+        if dilations == "maximum":
+            return policies.maximum(depths, maps, kernel_sizes, self.layer_order)
+        return policies.gradual(depths, policies.largest(maps, kernel_sizes), self.layer_order)
 
     def set_kernel_size(self, kernel_size: int | Sequence[int]) -> None:
         """Change the neighborhoods of a (trained) model, interpolating its biases (see `interpolate_rpb`).
@@ -279,10 +281,10 @@ class BaseTransformer(nn.Module):
             for block in row:
                 attn = block.attn
                 if isinstance(attn, NeighborhoodAttention2D):
-                    attn.kernel_size = (size, size)
                     if attn.rpb is not None:
                         resized = interpolate_rpb(attn.rpb.detach(), size)
                         attn.rpb = nn.Parameter(resized, requires_grad=attn.rpb.requires_grad)
+                    attn.kernel_size = (size, size)
 
 
 def nested_dilations(
@@ -300,11 +302,13 @@ def nested_dilations(
             f"dilations is {tuple(dilations)!r}, for {len(dilations)} levels; depths={tuple(depths)} has {len(depths)}."
         )
     nested = tuple(tuple(level) for level in cast(Sequence[Sequence[int]], dilations))
-    for i, (depth, level) in enumerate(zip(depths, nested, strict=True)):
-        if len(level) != depth:
+    for i, (kinds, level) in enumerate(zip(policies.block_kinds(depths, layer_order), nested, strict=True)):
+        if len(level) != len(kinds):
             raise ValueError(
-                f"dilations[{i}] is {level}, for {len(level)} blocks; depths[{i}] is {depth}: one per block."
+                f"dilations[{i}] is {level}, for {len(level)} blocks; depths[{i}] is {len(kinds)}: one per block."
             )
+        if any(kind == "sa" and dilation != 1 for kind, dilation in zip(kinds, level, strict=True)):
+            raise ValueError(f"dilations[{i}] is {level}; self attention, of {layer_order!r}, has none: give 1.")
     return nested
 
 
