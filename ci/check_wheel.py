@@ -65,6 +65,7 @@ RULES = {
             r"dinat_zoo/py\.typed",
             r"dinat_zoo/weights/dinat_pico\.fashion_mnist\.safetensors",
             r"dinat_zoo/weights/dinat_pico\.fashion_mnist\.md",
+            r"dinat_zoo/weights/published\.csv",
             r"dinat_zoo/recipes/.+\.py",
             r"dinat_zoo-[^/]+\.dist-info/entry_points\.txt",
             r"dinat_zoo-[^/]+\.dist-info/licenses/LICENSE",

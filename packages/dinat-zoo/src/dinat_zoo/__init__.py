@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from dinat_zoo import dilations, dinat, dinat_s, isotropic, nat
 from dinat_zoo._base import BaseTransformer
-from dinat_zoo._checkpoint import checkpoint_filter_fn
+from dinat_zoo._checkpoint import checkpoint_filter_fn, load_checkpoint
 from dinat_zoo._hierarchical import NeighborhoodTransformer
 from dinat_zoo._isotropic import IsotropicTransformer
 from dinat_zoo._profile import count_macs, count_parameters
 from dinat_zoo._rpb import interpolate_rpb
+from dinat_zoo._weights_file import WeightsError
 
 __all__ = [
     "BaseTransformer",
     "IsotropicTransformer",
     "NeighborhoodTransformer",
+    "WeightsError",
     "__version__",
     "checkpoint_filter_fn",
     "count_macs",
@@ -28,6 +30,7 @@ __all__ = [
     "dilations",
     "interpolate_rpb",
     "list_models",
+    "load_checkpoint",
 ]
 
 __version__ = "0.1.0"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +11,16 @@ import numpy as np
 import timm
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
-from timm.models import load_state_dict
 from torch import Tensor
 
 from dinat_zoo import fashion_mnist, list_models
 from dinat_zoo._base import BaseTransformer
-from dinat_zoo._checkpoint import checkpoint_filter_fn
+from dinat_zoo._checkpoint import checkpoint_filter_fn, fit, read_weights
+from dinat_zoo._sources import resolve
+from dinat_zoo._weights_file import WeightsError, first_line
 
 DEFAULT_MODEL = "dinat_pico"
-
-
-class WeightsError(Exception):
-    """A model or its weights cannot be had; the message says what would work."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +59,13 @@ class Classifier:
         ]
 
 
-def load_classifier(name: str = DEFAULT_MODEL, checkpoint: Path | None = None) -> Classifier:
+def load_classifier(name: str = DEFAULT_MODEL, checkpoint: str | Path | None = None) -> Classifier:
     """Build a model of this package with weights.
 
     Args:
         name: one of `list_models()`, with or without a timm tag.
-        checkpoint: a file in any format that the package reads, with any number of classes; without one, the model's
-            own weights, which are bundled for the default and come from the Hugging Face hub for the others.
+        checkpoint: any source of `load_checkpoint`, with any number of classes; without one, the model's own weights,
+            which are bundled for the default and published for the others.
 
     Returns:
         The model, ready to predict.
@@ -96,27 +91,16 @@ def _pretrained(name: str) -> BaseTransformer:
     try:
         return create(name, pretrained=True)
     except Exception as error:  # the hub's client raises errors of several unrelated libraries
-        raise WeightsError(
-            f"cannot load the weights of {name!r}: {_first_line(error)}; a file of them can be given with --checkpoint"
-        ) from error
+        raise WeightsError(f"cannot load the weights of {name!r}: {first_line(error)}") from error
 
 
-def _from_checkpoint(name: str, checkpoint: Path) -> BaseTransformer:
-    if not checkpoint.is_file():
-        raise WeightsError(f"checkpoint {str(checkpoint)!r} is not a file")
-    try:
-        weights = load_state_dict(str(checkpoint))
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-        raise WeightsError(f"cannot read checkpoint {str(checkpoint)!r}: {_first_line(error)}") from error
+def _from_checkpoint(name: str, checkpoint: str | Path) -> BaseTransformer:
+    weights = read_weights(resolve(checkpoint))
     model = create(name)
     weights = checkpoint_filter_fn(weights, model)
     if "head.fc.weight" in weights:
         model.reset_classifier(len(weights["head.fc.weight"]))
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reasons = " ".join(str(error).split())
-        raise WeightsError(f"checkpoint {str(checkpoint)!r} does not fit {name!r}: {reasons[:300]}") from error
+    fit(model, weights, str(checkpoint))
     return model
 
 
@@ -144,7 +128,3 @@ def _labels(model: BaseTransformer) -> Sequence[str]:
         info = ImageNetInfo(subset)
         return tuple(info.index_to_description(i) for i in range(model.num_classes))
     return tuple(f"class {i}" for i in range(model.num_classes))
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -13,6 +14,7 @@ from torch import nn
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo._checkpoint import checkpoint_filter_fn
 from dinat_zoo._pretrained import cfgs_of
+from dinat_zoo._sources import local_overlay
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,16 @@ def create(variant: Variant, name: str, pretrained: bool = False, **kwargs: Any)
         The model, or timm's feature wrapper around it for `features_only=True`.
     """
     arguments = {**variant.arguments, **kwargs}
+    if pretrained:
+        source = {key: kwargs.get(key) for key in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")}
+        arguments["pretrained_cfg_overlay"] = local_overlay(name, **source)
     levels = arguments["depth"] if "depth" in arguments else len(arguments["depths"])
     maps = min(4, levels)  # of an isotropic model four, evenly spaced
     model: nn.Module = build_model_with_cfg(
         variant.model,
         name,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=partial(checkpoint_filter_fn, features_only=kwargs.get("features_only", False)),
         feature_cfg={"out_indices": tuple(levels * i // maps - 1 for i in range(1, maps + 1)), "feature_cls": "getter"},
         **arguments,
     )

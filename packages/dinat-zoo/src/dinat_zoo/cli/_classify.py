@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from dinat_zoo._predict import Classifier, Prediction, WeightsError, load_classifier
+from dinat_zoo._predict import Classifier, Prediction, load_classifier
+from dinat_zoo._weights_file import WeightsError
 
 _BATCH = 64
 _PROGRESS_FROM = 32  # fewer images are done before a bar could be read
@@ -38,7 +39,7 @@ class _Report:
     errors: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def run(images: Sequence[Path], *, model: str, checkpoint: Path | None, top_k: int, as_json: bool) -> int:
+def run(images: Sequence[Path], *, model: str, checkpoint: str | None, top_k: int, as_json: bool) -> int:
     """Classify files and print the outcome: results on stdout, notes and errors on stderr.
 
     Args:

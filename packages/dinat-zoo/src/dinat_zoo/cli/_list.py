@@ -1,12 +1,15 @@
-"""`dinat-zoo list`: the models, their sizes and where their weights come from."""
+"""`dinat-zoo list`: the models, their sizes and where their weights come from; the published checkpoints."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from dinat_zoo import count_macs, count_parameters, list_models
 from dinat_zoo._predict import create
+from dinat_zoo._pretrained import Checkpoint, published
 
 
 @dataclass(frozen=True)
@@ -25,33 +28,53 @@ def rows() -> list[Row]:
     return sorted((_describe(name) for name in list_models()), key=lambda row: row.parameters)
 
 
-def run(*, as_json: bool) -> int:
-    """Print the models, as a table or a JSON list, and return the exit code."""
+def run(*, checkpoints: bool, as_json: bool) -> int:
+    """Print the models or the published checkpoints, as a table or a JSON list, and return the exit code."""
+    listed: Sequence[Row | Checkpoint] = published() if checkpoints else rows()
     if as_json:
-        print(json.dumps([asdict(row) for row in rows()], indent=2))
+        print(json.dumps([asdict(item) for item in listed], indent=2))
         return 0
-    table = [tuple(field.name.replace("_", " ") for field in fields(Row))]
-    table += [
-        (
-            row.model,
-            f"{row.parameters / 1e6:.2f} M",
-            f"{row.macs / 1e9:.3f} G",
-            "×".join(map(str, row.input_size)),
-            row.weights,
-        )
-        for row in rows()
-    ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for name, parameters, macs, size, weights in table:
-        print(f"{name:<{widths[0]}}  {parameters:>{widths[1]}}  {macs:>{widths[2]}}  {size:<{widths[3]}}  {weights}")
+    if checkpoints:
+        names = ["checkpoint", "model", "task", "head", "dataset", "classes", "size", "sources"]
+    else:
+        names = [field.name.replace("_", " ") for field in fields(Row)]
+    lines = [_model(item) if isinstance(item, Row) else _checkpoint(item) for item in listed]
+    _print([tuple(names), *lines], right={"parameters", "macs", "classes"})
     return 0
+
+
+def _print(table: Sequence[tuple[str, ...]], right: Container[str]) -> None:
+    """Print columns of equal width; those headed by one of `right` are flush right."""
+    columns = []
+    for column in zip(*table, strict=True):
+        width = max(map(len, column))
+        columns.append([f"{cell:>{width}}" if column[0] in right else f"{cell:<{width}}" for cell in column])
+    for line in zip(*columns, strict=True):
+        print("  ".join(line).rstrip())
+
+
+def _model(row: Row) -> tuple[str, ...]:
+    size = "×".join(map(str, row.input_size))
+    return row.model, f"{row.parameters / 1e6:.2f} M", f"{row.macs / 1e9:.3f} G", size, row.weights
+
+
+def _checkpoint(row: Checkpoint) -> tuple[str, ...]:
+    sources = ", ".join(filter(None, [row.hub and f"hub: {row.hub}", row.url]))
+    size = f"{row.height}×{row.width}"
+    return row.checkpoint, row.model, row.task, row.head, row.dataset, str(row.classes), size, sources
 
 
 def _describe(name: str) -> Row:
     model = create(name, device="meta")
     cfg = model.pretrained_cfg
+    size = cfg["input_size"]
+    return Row(name, count_parameters(model), count_macs(model, size[1:]), size, _weights(cfg))
+
+
+def _weights(cfg: Mapping[str, Any]) -> str:
+    """Where timm's `pretrained=True` would take a model's weights from."""
     if cfg.get("file"):
-        weights = f"bundled ({cfg['tag']})"
-    else:
-        weights = f"hub: {cfg['hf_hub_id']}" if cfg.get("hf_hub_id") else "none"
-    return Row(name, count_parameters(model), count_macs(model, cfg["input_size"][1:]), cfg["input_size"], weights)
+        return f"bundled ({cfg['tag']})"
+    if cfg.get("hf_hub_id"):
+        return f"hub: {cfg['hf_hub_id']}"
+    return str(cfg.get("url") or "none")
