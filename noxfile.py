@@ -234,11 +234,8 @@ def sanitized(session: nox.Session) -> tuple[Path, list[str]]:
     others = environment(session, "shared", [*runtime_requirements(), *group("shared")])
     package = ROOT / "packages" / "natten-core"
     tools = nox.project.load_toml(package / "pyproject.toml")["build-system"]["requires"]
-    python = environment(session, "sanitize", [*tools, "cmake", "ninja"])
-    home = python.parent.parent
-    packages = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
-    (home / packages / "shared.pth").write_text(f"{others.parent.parent / packages}\n")
-    stamp, wanted = home / "built-of.txt", sources_digest(package)
+    python = environment(session, "sanitize", [*tools, "cmake", "ninja"], beside=others)
+    stamp, wanted = python.parent.parent / "built-of.txt", sources_digest(package)
     if not stamp.is_file() or stamp.read_text() != wanted:
         options = [
             "--no-deps",

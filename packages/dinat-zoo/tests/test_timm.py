@@ -355,9 +355,11 @@ def test_compile_without_graph_breaks(name: str) -> None:
         torch.testing.assert_close(compiled(batch), model(batch))
 
 
-@pytest.mark.parametrize("features_only", [False, True])
-def test_torchscript(features_only: bool) -> None:
-    model = create("vitrpb_small", features_only=features_only).eval()
+@pytest.mark.filterwarnings("ignore:`torch.jit.[a-z_]*` is deprecated.:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.[a-z_]*` is deprecated.:DeprecationWarning")
+@small_models
+def test_torchscript_of_feature_maps(name: str) -> None:
+    model = create(name, features_only=True).eval()
     batch = torch.randn(2, 3, 96, 64)
     with torch.no_grad():
         torch.testing.assert_close(torch.jit.script(model)(batch), model(batch))

@@ -8,7 +8,7 @@ instead of closing the one before, so that a level's output is the feature map t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from timm.layers import PatchEmbed
@@ -54,15 +54,7 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[B, H, W, dim or dim / 2]` to this level's output `[B, H', W', dim]`."""
-<<<<<<< HEAD
-        x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
-            output: Tensor = checkpoint_seq(self.blocks, x)
-        else:
-            output = self.blocks(x)
-=======
         output: Tensor = self.blocks(self.downsample(x))
->>>>>>> models
         return output
 
 
@@ -100,12 +92,6 @@ class NeighborhoodTransformer(BaseTransformer):
         ValueError: where per-level arguments do not fit `depths`, a level's channels its heads, or a choice is unknown.
     """
 
-<<<<<<< HEAD
-    if TYPE_CHECKING:  # TorchScript cannot read it
-        pretrained_cfg: dict[str, Any]  # set by timm's builder
-
-=======
->>>>>>> models
     def __init__(
         self,
         in_chans: int = 3,

@@ -86,7 +86,7 @@ class _NeighborhoodAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Attends within `[batch, *spatial, embed_dim]`, and returns the same shape."""
         # TorchScript compiles one branch alone, and of the other no more than its syntax has to be of its kind.
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        if torch.jit.is_scripting():
             output = self._attend_in_script(x)
         else:
             output = self._attend(x)
@@ -135,12 +135,12 @@ class _NeighborhoodAttention(nn.Module):
             axis = len(spatial) - 1 - i
             sides += [0, max(0, kernel_size[axis] * dilation[axis] - spatial[axis])]
         qkv = self.qkv(nn.functional.pad(x, sides)).unflatten(-1, [3, self.num_heads, self.head_dim])
-        if self.training and self.attn_drop > 0:
+        if self.training and self.attn_drop.p > 0:
             query, key, value = qkv.unbind(-3)
             scores = torch.ops.natten_core.qk(
                 query, key, self.rpb, None, kernel_size, stride, dilation, is_causal, self.scale
             )
-            weights = nn.functional.dropout(torch.softmax(scores, -1), self.attn_drop)
+            weights = nn.functional.dropout(torch.softmax(scores, -1), self.attn_drop.p)
             output = torch.ops.natten_core.av(weights, value, None, kernel_size, stride, dilation, is_causal)
         else:
             output, _ = torch.ops.natten_core.na_qkvpacked_forward(

@@ -1,5 +1,5 @@
 // Fused backward pass. Scores and softmax are computed again, exactly as in the forward pass:
-//   dP = dO . V, dS = P * (dP - delta), delta = sum over the window of P * dP - dlse
+//   dP = dO . V, dS = P * (dP - mean + dlse), mean = sum over the window of P * dP
 //   dQ = scale * dS . K, dK = scale * dS^T . Q, dV = P^T . dO, dbias = dS summed over queries
 // So neither the output nor the log-sum-exp is read, and P sums to 1 to rounding, which exp(S - lse) does not.
 // dK and dV are gathered in the ring beside the packed keys and leave it with them; items that run at the same time
@@ -78,11 +78,12 @@ NATTEN_KERNEL void differentiate(const Sizes<T>& s, const RowGroup& group, int r
     sum += p;
     dot += p * load<T>(grad_scores + slot * n);
   }
-  const Vec<T> factor = T(1) / sum, delta = dot * factor - grad_lse;
+  const Vec<T> factor = T(1) / sum, mean = dot * factor;
   for (int slot = 0; slot < s.window; ++slot) {
     const Vec<T> p = load<T>(weights + slot * n) * factor;
     store<T>(weights + slot * n, p);
-    store<T>(grad_scores + slot * n, p * (load<T>(grad_scores + slot * n) - delta));
+    // In this order: where a query sees one key, dP - mean is 0 and dlse exact.
+    store<T>(grad_scores + slot * n, p * ((load<T>(grad_scores + slot * n) - mean) + grad_lse));
   }
   if (grad_bias == nullptr) return;
   const int64_t row_slots = static_cast<int64_t>(s.slots) * n;

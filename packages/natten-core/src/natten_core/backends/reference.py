@@ -127,7 +127,7 @@ def _is_finite(problem: Problem, *tensors: Tensor | None) -> bool:
     if (
         problem.device.type != "cpu"
         or torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        or torch.jit.is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
         or any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in given)
     ):
