@@ -14,6 +14,7 @@ from natten_core import na2d, na2d_av, na2d_qk, na2d_qkvpacked
 
 HALVES = pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=str)
 CASE = Case("autocast", (5, 6), (3, 3), head_dim=8, additional=2)
+SETTINGS = CASE.settings
 MAIN = ("query", "key", "value", "additional_keys", "additional_values")
 
 
@@ -22,7 +23,7 @@ def inputs(dtype: torch.dtype = torch.float32, *, requires_grad: bool = False) -
 
 
 def attend(tensors: dict[str, Tensor], backend: str) -> Any:
-    return na2d(**tensors, **CASE.settings, return_lse=True, backend=backend)
+    return na2d(**tensors, **SETTINGS, return_lse=True, backend=backend)
 
 
 @HALVES
@@ -107,7 +108,7 @@ def test_explain_tells_of_the_cast_problem() -> None:
     tensors = inputs()
     mixed = {**tensors, "value": tensors["value"].half(), "additional_values": tensors["additional_values"].half()}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert natten_core.explain(**mixed, **CASE.settings).backend
+        assert natten_core.explain(**mixed, **SETTINGS).backend
 
 
 def test_other_devices_are_left_alone() -> None:

@@ -39,13 +39,21 @@ def unobserved(tensors: Sequence[Tensor | None]) -> bool:
 
 def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
     """Whether autograd has something to record."""
-    return torch.is_grad_enabled() and _C._any_requires_grad(*tensors)
+    return torch.is_grad_enabled() and _any_requires_grad(*tensors)
 
 
 def records() -> bool:
     """Whether autograd would be asked: it is not in the kernel of an operator, whatever its tensors require."""
     # Its keys are excluded all together, and of those for a device it cannot be told.
     return not _C._dispatch_tls_is_dispatch_key_excluded(_C.DispatchKey.AutogradOther)
+
+
+def _look_at_each(*tensors: Tensor | None) -> bool:
+    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+# torch 2.7 does not have it.
+_any_requires_grad = getattr(_C, "_any_requires_grad", _look_at_each)
 
 
 @lru_cache

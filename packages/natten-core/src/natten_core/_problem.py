@@ -45,10 +45,10 @@ class Problem(NamedTuple):
     """Of scores, log-sum-exp and every accumulation: float32, or float64 for float64 inputs."""
     device: torch.device
 
-    @property
+    # No property, and no slice: the compiler of torch 2.7 knows neither of a NamedTuple.
     def settings(self) -> tuple[Shape, Shape, Shape, tuple[bool, ...], float]:
         """Kernel size, stride, dilation, causality and scale, as the kernels take them."""
-        return self[2:7]
+        return self.kernel_size, self.stride, self.dilation, self.is_causal, self.scale
 
 
 class Facts(NamedTuple):

@@ -356,7 +356,7 @@ def _attend(
             problem, query, key, value, rpb, additional_keys, additional_values, 0.0, return_lse
         )
     tensors = (query, key, value, rpb, additional_keys, additional_values)
-    results: tuple[Tensor, Tensor] = _ops.run("na_forward", tensors, problem.settings)
+    results: tuple[Tensor, Tensor] = _ops.run("na_forward", tensors, problem.settings())
     return results
 
 
@@ -385,7 +385,7 @@ def _attend_packed(
             problem, query, key, value, rpb, additional_keys, additional_values, 0.0, return_lse
         )
     tensors = (qkv, rpb, additional_keys, additional_values)
-    results: tuple[Tensor, Tensor] = _ops.run("na_qkvpacked_forward", tensors, problem.settings)
+    results: tuple[Tensor, Tensor] = _ops.run("na_qkvpacked_forward", tensors, problem.settings())
     return results
 
 

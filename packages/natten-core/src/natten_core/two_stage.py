@@ -179,9 +179,9 @@ def attend_with_dropout(
     if not has_kernels(problem, "auto"):
         output, _ = reference.neighborhood_attention(problem, query, key, value, rpb, None, None, dropout, False)
         return output
-    scores = run("qk", (query, key, rpb, None), problem.settings)
+    scores = run("qk", (query, key, rpb, None), problem.settings())
     (weights,) = _autocast.cast(torch.nn.functional.dropout(torch.softmax(scores, -1), dropout))
-    attended: Tensor = run("av", (weights, value, None), problem.settings[:-1])
+    attended: Tensor = run("av", (weights, value, None), problem.settings()[:-1])
     return attended
 
 
@@ -208,7 +208,7 @@ def _qk(
     problem = _problem.check_qk(query, key, *settings, rpb, additional_keys, rank)
     if not has_kernels(problem, backend):
         return reference_two_stage.qk(problem, query, key, rpb, additional_keys)
-    scores: Tensor = run("qk", (query, key, rpb, additional_keys), problem.settings)
+    scores: Tensor = run("qk", (query, key, rpb, additional_keys), problem.settings())
     return scores
 
 
@@ -227,5 +227,5 @@ def _av(
     problem = _problem.check_av(attn, value, kernel_size, stride, dilation, is_causal, additional_values, rank)
     if not has_kernels(problem, backend):
         return reference_two_stage.av(problem, attn, value, additional_values)
-    output: Tensor = run("av", (attn, value, additional_values), problem.settings[:-1])
+    output: Tensor = run("av", (attn, value, additional_values), problem.settings()[:-1])
     return output
