@@ -24,6 +24,6 @@ napoleon_numpy_docstring = False
 
 # The documentation is built without a network, so there is no inventory to resolve other projects' names with.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|timm|numpy|PIL|collections\.abc|typing|pathlib)(\..*)?"),
+    ("py:.*", r"(torch|timm|numpy|PIL|collections|typing|pathlib)(\..*)?"),
     ("py:.*", "Tensor|Module|Path|Callable|Sequence|Any|optional|PerAxis|Causal"),
 ]
