@@ -234,7 +234,8 @@ def sanitized(session: nox.Session) -> tuple[Path, list[str]]:
     others = environment(session, "shared", [*runtime_requirements(), *group("shared")])
     package = ROOT / "packages" / "natten-core"
     tools = nox.project.load_toml(package / "pyproject.toml")["build-system"]["requires"]
-    python = environment(session, "sanitize", [*tools, "cmake", "ninja"], beside=others)
+    python = environment(session, "sanitize", [*tools, "cmake", "ninja"])  # tools of its own, which CMake finds there
+    (site_packages(python) / "beside.pth").write_text(f"{site_packages(others)}\n")
     stamp, wanted = python.parent.parent / "built-of.txt", sources_digest(package)
     if not stamp.is_file() or stamp.read_text() != wanted:
         options = [

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, cast, get_type_hints
 
 import torch
 from timm.layers import ClassifierHead, trunc_normal_
@@ -15,6 +15,14 @@ from dinat_zoo._blocks import Block
 from dinat_zoo._rpb import interpolate_rpb
 from dinat_zoo.dilations import Dilations
 from natten_core import NeighborhoodAttention2D
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _typed(function: _Function) -> _Function:
+    """Makes its annotations types again: torch.fx writes them into its code, where TorchScript reads no strings."""
+    function.__annotations__ = get_type_hints(function)
+    return function
 
 
 class BaseTransformer(nn.Module):
@@ -122,6 +130,7 @@ class BaseTransformer(nn.Module):
         output: Tensor = self.head(x, pre_logits=True) if pre_logits else self.head(x)
         return output
 
+    @_typed
     def forward(self, x: Tensor) -> Tensor:
         """Map an image `[B, C, H, W]` to logits `[B, num_classes]`."""
         return self.forward_head(self.forward_features(x))
