@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from dinat_zoo.dense.backbone import Backbone
-from dinat_zoo.dense.checkpoint import checkpoint_filter_fn
 from dinat_zoo.dense.create import create, list_models, transform
 from dinat_zoo.dense.data import COCO_CATEGORIES, Batch, Detections, Objects
 from dinat_zoo.dense.detector import Detector
@@ -31,7 +30,6 @@ __all__ = [
     "Published",
     "PyramidBackbone",
     "Segmenter",
-    "checkpoint_filter_fn",
     "count_macs",
     "create",
     "list_models",

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from dinat_zoo._checkpoint import load_checkpoint
 from dinat_zoo.dense.backbone import Backbone
-from dinat_zoo.dense.checkpoint import checkpoint_filter_fn
 from dinat_zoo.dense.detector import Detector
 from dinat_zoo.dense.published import HEADS, PUBLISHED, Published
 from dinat_zoo.dense.segmenter import Segmenter
@@ -32,7 +32,8 @@ def create(
 
     Args:
         name: see `list_models`.
-        checkpoint: a file with weights, in the published format or ours; every key must fit.
+        checkpoint: weights in the published format or ours, every key of which must fit: whatever source
+            `dinat_zoo.load_checkpoint` takes, a file, a URL or the name of a published checkpoint.
         num_classes: another number of classes than the published one, for training on other data.
         device: where the parameters are created.
         **backbone: arguments of the backbone that override the published ones: `pretrained` starts from the
@@ -43,6 +44,7 @@ def create(
 
     Raises:
         ValueError: there is no such model.
+        WeightsError: the weights cannot be had or read, or do not fit.
     """
     entry = _entry(name)
     arguments = {"dilations": entry.dilations, "drop_path_rate": entry.drop_path_rate, "device": device, **backbone}
@@ -50,8 +52,7 @@ def create(
         body = Backbone.create(entry.backbone, **arguments)
         model = HEADS[entry.head](body, entry.num_classes if num_classes is None else num_classes)
     if checkpoint is not None:
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        model.load_state_dict(checkpoint_filter_fn(weights, model))
+        load_checkpoint(model, checkpoint)
     return model
 
 
