@@ -32,7 +32,8 @@ NUMERIC_TESTS = [
 SMALL_MODELS = ["dinat_pico", "dinat_mini", "dinat_s_tiny", "dinat_isotropic_small", "vitrpb_small"]
 # Those that reach every kernel; torch's own machinery would take most of the time of the others.
 SANITIZED_TESTS = [
-    f"packages/natten-core/tests/test_{name}.py" for name in ("far_apart", "halves", "random", "two_stage", "values", "windows")
+    f"packages/natten-core/tests/test_{name}.py"
+    for name in ("far_apart", "halves", "random", "two_stage", "values", "windows")
 ]
 RUNTIMES = ("libasan.so", "libstdc++.so")  # the second so that its exceptions are seen from the start
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
