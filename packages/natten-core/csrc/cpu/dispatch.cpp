@@ -56,7 +56,9 @@ const TypedKernels& typed(const Problem& problem) {
   return active()->f32;
 }
 
+// Halves are given to these kernels as fp32.
 const GeneralKernels& general(const Problem& problem) {
+  if (problem.element_bytes() < 4) throw std::invalid_argument("the general kernels need float32 or float64");
   return problem.is_double() ? active()->general64 : active()->general32;
 }
 
@@ -70,12 +72,6 @@ void reduce_grad_bias(const Plan& plan, const T* sums, int64_t step, int64_t siz
     sums += step;
   }
   std::transform(total.begin(), total.end(), grad, [](double x) { return static_cast<T>(x); });
-}
-
-// The general kernels are given halves as fp32.
-void require_wide(const Problem& p) {
-  if (p.dtype != DType::kFloat32 && p.dtype != DType::kFloat64)
-    throw std::invalid_argument("the general kernels need float32 or float64");
 }
 
 }  // namespace
@@ -101,7 +97,7 @@ bool is_fused(const Problem& p) {
 }
 
 void forward(const ForwardArgs& args) {
-  if (!is_fused(args.problem)) return require_wide(args.problem), general_forward(general(args.problem), args);
+  if (!is_fused(args.problem)) return general_forward(general(args.problem), args);
   const TypedKernels& kernels = typed(args.problem);
   const Plan plan = make_plan(args.problem, kernels.lanes, active()->rows_per_block, false);
   const int64_t bytes = ceil_div(kernels.forward_scratch_bytes(args.problem, plan), 64) * 64;
@@ -113,7 +109,7 @@ void forward(const ForwardArgs& args) {
 
 void backward(const BackwardArgs& args) {
   const Problem& problem = args.forward.problem;
-  if (!is_fused(problem)) return require_wide(problem), general_backward(general(problem), args);
+  if (!is_fused(problem)) return general_backward(general(problem), args);
   const TypedKernels& kernels = typed(problem);
   const Plan plan = make_plan(problem, kernels.lanes, active()->rows_per_block, true);
   const int64_t bytes = ceil_div(kernels.backward_scratch_bytes(problem, plan), 64) * 64;
@@ -137,13 +133,9 @@ void backward(const BackwardArgs& args) {
                      static_cast<float*>(args.grad_rpb));
 }
 
-void qk(const QkArgs& args) { require_wide(args.problem), general_qk(general(args.problem), args); }
-void qk_backward(const QkBackwardArgs& args) {
-  require_wide(args.forward.problem), general_qk_backward(general(args.forward.problem), args);
-}
-void av(const AvArgs& args) { require_wide(args.problem), general_av(general(args.problem), args); }
-void av_backward(const AvBackwardArgs& args) {
-  require_wide(args.forward.problem), general_av_backward(general(args.forward.problem), args);
-}
+void qk(const QkArgs& args) { general_qk(general(args.problem), args); }
+void qk_backward(const QkBackwardArgs& args) { general_qk_backward(general(args.forward.problem), args); }
+void av(const AvArgs& args) { general_av(general(args.problem), args); }
+void av_backward(const AvBackwardArgs& args) { general_av_backward(general(args.forward.problem), args); }
 
 }  // namespace natten_core::cpu
