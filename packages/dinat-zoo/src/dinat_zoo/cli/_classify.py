@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from dinat_zoo._predict import Classifier, Prediction, load_classifier
 from dinat_zoo._weights_file import WeightsError
+from dinat_zoo.cli._arguments import Commands, fail, positive
 
 _BATCH = 64
 _PROGRESS_FROM = 32  # fewer images are done before a bar could be read
@@ -39,32 +41,41 @@ class _Report:
     errors: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def run(images: Sequence[Path], *, model: str, checkpoint: str | None, top_k: int, as_json: bool) -> int:
-    """Classify files and print the outcome: results on stdout, notes and errors on stderr.
+def add_to(commands: Commands) -> None:
+    """Add the subcommand and its arguments."""
+    parser = commands.add_parser(
+        "classify",
+        help="say what is in images",
+        description="Classify images. The default model names garments, one per picture on a plain background (grey "
+        "on black as in Fashion-MNIST, or a photograph on white); it is part of the package and needs no network.",
+    )
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them")
+    parser.add_argument("--model", default="dinat_pico", help="a name from `dinat-zoo list` (default: %(default)s)")
+    parser.add_argument("--checkpoint", help="weights to use instead of the model's own: a file, a URL, or a name")
+    parser.add_argument("--top-k", type=positive, default=3, help="classes to give per image (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    parser.set_defaults(run=run)
 
-    Args:
-        images: files, or folders that are searched for images.
-        model: the model's name.
-        checkpoint: weights to use instead of the model's own.
-        top_k: classes to give per image.
-        as_json: print one JSON document.
+
+def run(arguments: argparse.Namespace) -> int:
+    """Classify files and print the outcome: results on stdout, notes and errors on stderr.
 
     Returns:
         The exit code: 0; 1 if there is no such model or no weights for it; 2 if something named is no image.
     """
+    images: list[Path] = arguments.images
     try:
-        classifier = load_classifier(model, checkpoint)
+        classifier = load_classifier(arguments.model, arguments.checkpoint)
     except WeightsError as error:
-        print(f"dinat-zoo: error: {error}", file=sys.stderr)
-        return 1
+        return fail(str(error), 1)
     report = _Report()
-    _classify(_find(images, report), classifier, top_k, report)
+    _classify(_find(images, report), classifier, arguments.top_k, report)
     for folder in (path for path in images if path.is_dir()):
         if not any(path.is_relative_to(folder) for path, _ in report.results):
             report.errors.append((folder, "no image in this folder"))
     _print_notes(report)
-    if as_json:
-        _print_json(model, report)
+    if arguments.json:
+        _print_json(arguments.model, report)
     else:
         _print_text(report)
     return 2 if report.errors else 0

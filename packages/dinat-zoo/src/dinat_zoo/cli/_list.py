@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -10,6 +11,7 @@ from typing import Any
 from dinat_zoo import count_macs, count_parameters, list_models
 from dinat_zoo._predict import create
 from dinat_zoo._pretrained import Checkpoint, published
+from dinat_zoo.cli._arguments import Commands
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,19 @@ def rows() -> list[Row]:
     return sorted((_describe(name) for name in list_models()), key=lambda row: row.parameters)
 
 
-def run(*, checkpoints: bool, as_json: bool) -> int:
+def add_to(commands: Commands) -> None:
+    """Add the subcommand and its arguments."""
+    parser = commands.add_parser("list", help="show the models", description="Show the models and their sizes.")
+    parser.add_argument("--checkpoints", action="store_true", help="show every published checkpoint instead")
+    parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
     """Print the models or the published checkpoints, as a table or a JSON list, and return the exit code."""
+    checkpoints: bool = arguments.checkpoints
     listed: Sequence[Row | Checkpoint] = published() if checkpoints else rows()
-    if as_json:
+    if arguments.json:
         print(json.dumps([asdict(item) for item in listed], indent=2))
         return 0
     if checkpoints:
