@@ -70,18 +70,18 @@ def plot_layers(rows: Sequence[Row], path: str | Path) -> None:
     unit, *others = LAYERS
     sizes = sorted({row.image_size for row in rows})
     found = {(row.model, row.image_size): row for row in rows}
+    panels = [
+        ("speed", lambda row, swin: row.ratio),
+        ("peak memory", lambda row, swin: row.memory_mib and swin.memory_mib and row.memory_mib / swin.memory_mib),
+    ]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    speed, memory = figure.subplots(1, 2)
-    for name in others:
-        pairs = [(size, found[name, size], found[unit, size]) for size in sizes]
-        fast = [(size, row.ratio) for size, row, _ in pairs if row.ratio]
-        big = [
-            (size, row.memory_mib / swin.memory_mib) for size, row, swin in pairs if row.memory_mib and swin.memory_mib
-        ]
-        for axes, points in ((speed, fast), (memory, big)):
-            axes.plot([size for size, _ in points], [100 * value for _, value in points], "o-", label=name)
-    for axes, title in ((speed, "speed"), (memory, "peak memory")):
+    for axes, (title, relative) in zip(figure.subplots(1, 2), panels, strict=True):
+        for name in others:
+            points = [(size, relative(found[name, size], found[unit, size])) for size in sizes]
+            known = [(size, 100 * value) for size, value in points if value]
+            axes.plot([size for size, _ in known], [value for _, value in known], "o-", label=name)
         axes.axhline(100, color="grey", linewidth=1, label=unit)
+        axes.set_xlim(sizes[0] / 1.2, sizes[-1] * 1.2)
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.set_xlabel("side of the map")
