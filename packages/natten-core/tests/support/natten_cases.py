@@ -134,6 +134,7 @@ CASES = [
     Case("2d-additional", (7, 8), (3, 3), additional=5),
     Case("2d-additional-none", (7, 8), (3, 3), additional=0),
     Case("2d-additional-many", (7, 8), (3, 3), additional=37, head_dim_v=33),
+    Case("1d-bias-alone", (74,), (15,), None, (13,), (True,), 1, 1, 1, 64, 35, 1, scale=7.45e-09),
     Case("2d-additional-grouped", (7, 8), (3, 3), heads=4, heads_kv=2, additional=3, head_dim_v=6),
 ]
 
