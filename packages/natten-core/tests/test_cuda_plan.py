@@ -59,7 +59,7 @@ def of(case: Case, dtype: str) -> tuple[str, dict[str, str]]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_problem_has_a_kernel(case: Case, dtype: str) -> None:
     family, rejected = of(case, dtype)
-    assert family in ("dense", "band", "simt")
+    assert family in ("dense", "band", "box", "simt")
     assert all(rejected.values())
     if dtype in ("float32", "float64"):
         assert family == "simt"
@@ -84,6 +84,9 @@ def test_every_problem_has_a_kernel(case: Case, dtype: str) -> None:
         ({"is_causal": (True, False)}, "simt"),
         ({"additional": 3}, "simt"),
         ({"only": "simt"}, "simt"),
+        ({"spatial": (8, 28, 28), "kernel_size": (3, 7, 7), "dilation": (1, 1, 1)}, "box"),
+        ({"spatial": (8, 28, 28), "kernel_size": (3, 7, 15), "dilation": (1, 1, 1)}, "simt"),
+        ({"spatial": (400,), "kernel_size": (7,), "dilation": (1,)}, "band"),
     ],
     ids=str,
 )
@@ -115,7 +118,7 @@ def test_reasons_are_for_people() -> None:
         ({"batch": 0}, "must be positive"),
         ({"dtype": "int8"}, "dtype must be"),
         ({"stride": (1,)}, "one value for each"),
-        ({"only": "nonsense"}, "there are dense, band and simt"),
+        ({"only": "nonsense"}, "there are dense, band, box and simt"),
     ],
     ids=str,
 )

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "cuda/band/band.h"
+#include "cuda/box/box.h"
 #include "cuda/dense/dense.h"
 #include "cuda/device/launch.h"
 #include "cuda/simt/simt.h"
@@ -137,6 +138,7 @@ void forward(const ForwardArgs& args, int device, void* stream) {
     switch (family) {
       case Family::kDense: return dense::forward(args, launch);
       case Family::kBand: return band::forward(args, launch);
+      case Family::kBox: return box::forward(args, launch);
       case Family::kSimt: return simt::forward(args, launch);
       default: throw std::logic_error("a family without kernels was chosen");
     }

@@ -36,6 +36,7 @@ class Setting(NamedTuple):
     dtype: torch.dtype
     cases: tuple[str, ...]
     without: str = ""  # sources that these cases do not need
+    backward: bool = True
 
 
 SETTINGS = {
@@ -47,6 +48,12 @@ SETTINGS = {
         torch.bfloat16,
         ("b-dilated-remainder", "b-grouped", "b-wide", "b-tall", "b-idle-warp", "b-many-samples"),
         r"_half_d\d+\.cu|_bf16_d(16|64|128)\.cu",
+    ),
+    "box": Setting(
+        torch.bfloat16,
+        ("x-3d-7", "x-3d-dilated", "x-3d-tall", "x-many-planes", "x-1d-dilated"),
+        r"_half_d\d+\.cu|_bf16_d(64|128)\.cu",
+        backward=False,
     ),
 }
 
@@ -78,7 +85,7 @@ def outcome(family: str, changed: Path | None, before: dict[str, int]) -> str:
     for name in setting.cases:
         options = Options(changed=changed, without=setting.without, count_banks=True, multiprocessors=4)
         try:
-            found = run(family, NAMED[name], setting.dtype, options=options)
+            found = run(family, NAMED[name], setting.dtype, options=options, backward=setting.backward)
             check(NAMED[name], setting.dtype, found, slack=1e-6)
         except EmulatorError as error:
             return f"{name}: {str(error).splitlines()[0][:100]}"
