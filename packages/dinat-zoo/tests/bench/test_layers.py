@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from dinat_zoo.bench import LAYERS, Setting, bench_layers, plot_layers
+from dinat_zoo.bench import LAYERS, Setting, bench_layers, peak_memory, plot_layers
 from dinat_zoo.bench.jobs import LayerJob, _SwinAttention
 from dinat_zoo.cli import main
 
@@ -47,10 +48,14 @@ def test_command_draws_the_figure(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_plot_draws_relative_memory(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    rows = list(bench_layers(Setting(1, threads=1), (7,), seconds=0, rounds=1))
-    assert all(row.memory_mib is not None and row.memory_mib > 0 for row in rows)
-    plot_layers(rows, tmp_path / "layers.png")
+    rows = bench_layers(Setting(1, threads=1), (7,), seconds=0, rounds=1, memory=False)
+    plot_layers([replace(row, memory_mib=8.0) for row in rows], tmp_path / "layers.png")
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_memory_of_a_pair() -> None:
+    memory = peak_memory(LayerJob(("na", "dina"), Setting(4, 56, threads=1), 64, 2, 7))
+    assert memory > 4 * 56 * 56 * 64 * 5 * 4 / 2**20  # the maps, queries, keys, values and an output
 
 
 def test_bad_arguments() -> None:

@@ -6,10 +6,11 @@ and images. What is compared takes turns in one process, so that a slow spell of
 
 from __future__ import annotations
 
+from dinat_zoo.bench.jobs import LayerJob, ModelJob
 from dinat_zoo.bench.layers import LAYERS, bench_layers, plot_layers
 from dinat_zoo.bench.memory import peak_memory
 from dinat_zoo.bench.models import bench_models
-from dinat_zoo.bench.profile import profile_model
+from dinat_zoo.bench.profile import Share, profile_model
 from dinat_zoo.bench.report import FORMATS, write
 from dinat_zoo.bench.rows import Row, Setting
 from dinat_zoo.bench.timing import interleave
@@ -17,8 +18,11 @@ from dinat_zoo.bench.timing import interleave
 __all__ = [
     "FORMATS",
     "LAYERS",
+    "LayerJob",
+    "ModelJob",
     "Row",
     "Setting",
+    "Share",
     "bench_layers",
     "bench_models",
     "interleave",

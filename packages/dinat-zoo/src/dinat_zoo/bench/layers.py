@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,12 +70,8 @@ def plot_layers(rows: Sequence[Row], path: str | Path) -> None:
     unit, *others = LAYERS
     sizes = sorted({row.image_size for row in rows})
     found = {(row.model, row.image_size): row for row in rows}
-    panels = [
-        ("speed", lambda row, swin: row.ratio),
-        ("peak memory", lambda row, swin: row.memory_mib and swin.memory_mib and row.memory_mib / swin.memory_mib),
-    ]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, (title, relative) in zip(figure.subplots(1, 2), panels, strict=True):
+    for axes, (title, relative) in zip(figure.subplots(1, 2), _RELATIVE.items(), strict=True):
         for name in others:
             points = [(size, relative(found[name, size], found[unit, size])) for size in sizes]
             known = [(size, 100 * value) for size, value in points if value]
@@ -89,3 +85,13 @@ def plot_layers(rows: Sequence[Row], path: str | Path) -> None:
         axes.set_ylim(bottom=0)
         axes.legend()
     figure.savefig(path)
+
+
+def _relative_memory(row: Row, swin: Row) -> float | None:
+    return row.memory_mib / swin.memory_mib if row.memory_mib and swin.memory_mib else None
+
+
+_RELATIVE: dict[str, Callable[[Row, Row], float | None]] = {
+    "speed": lambda row, _: row.ratio,
+    "peak memory": _relative_memory,
+}
