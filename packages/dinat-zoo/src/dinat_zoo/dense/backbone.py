@@ -66,10 +66,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: a model without levels.
         """
-        model = timm.create_model(name, num_classes=0, **arguments)
-        if not isinstance(model, NeighborhoodTransformer):
-            raise ValueError(f"name is {name!r}; a backbone needs levels: take NAT, DiNAT or DiNATs.")
-        return cls(model, out_indices)
+        return cls(create_body(name, **arguments), out_indices)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
@@ -86,3 +83,19 @@ class Backbone(nn.Module):
             if i in self.out_indices:
                 outputs.append(out_norm(x).permute(0, 3, 1, 2).contiguous())
         return outputs
+
+
+def create_body(name: str, **arguments: Any) -> NeighborhoodTransformer:
+    """The model without classifier whose body is to be a backbone.
+
+    Args:
+        name: a model's name.
+        **arguments: further arguments of `timm.create_model`.
+
+    Raises:
+        ValueError: a model without levels.
+    """
+    model = timm.create_model(name, num_classes=0, **arguments)
+    if not isinstance(model, NeighborhoodTransformer):
+        raise ValueError(f"name is {name!r}; a backbone needs levels: take NAT, DiNAT or DiNATs.")
+    return model
