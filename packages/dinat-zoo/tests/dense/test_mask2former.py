@@ -58,10 +58,22 @@ def test_published_sizes(name: str) -> None:
     assert names["backbone.levels.3.blocks.4.attn.rpb"].shape == (48, 21, 21)
 
 
+class Read(dict[str, Tensor]):
+    """Weights that know which of them were asked for."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        super().__init__(weights)
+        self.asked: set[str] = set()
+
+    def __getitem__(self, key: str) -> Tensor:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+
 def test_the_heads_compute_what_the_published_ones_do(small: Create) -> None:
     torch.manual_seed(0)
     model = small().double()
-    weights = mask2former.from_transformers(model.state_dict())
+    weights = Read(mask2former.from_transformers(model.state_dict()))
     image = torch.randn(1, 3, 96, 128, dtype=torch.float64)
     torch.set_default_dtype(torch.float64)
     try:
@@ -73,6 +85,7 @@ def test_the_heads_compute_what_the_published_ones_do(small: Create) -> None:
         torch.set_default_dtype(torch.float32)
     assert_close(output.class_queries_logits[0], classes, rtol=1e-6, atol=1e-6)
     assert_close(output.masks_queries_logits[0], masks, rtol=1e-5, atol=1e-5)
+    assert weights.asked == {key for key in weights if not key.startswith(("backbone.", "criterion."))}
 
 
 def test_a_published_file_loads_strictly(small: Create, tmp_path: Path) -> None:

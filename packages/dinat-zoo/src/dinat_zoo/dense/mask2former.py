@@ -49,6 +49,7 @@ _MODULES = (
     ("DECODER.layer_#", "PIXEL.layer_#.0"),
     ("PREDICTOR.transformer_self_attention_layers.#.norm", "QUERY.decoder.layers.#.self_attn_layer_norm"),
     ("PREDICTOR.transformer_self_attention_layers.#.self_attn", "QUERY.decoder.layers.#.self_attn"),
+    ("PREDICTOR.transformer_cross_attention_layers.#.norm", "QUERY.decoder.layers.#.cross_attn_layer_norm"),
     ("PREDICTOR.transformer_cross_attention_layers.#.multihead_attn", "QUERY.decoder.layers.#.cross_attn"),
     ("PREDICTOR.transformer_ffn_layers.#.norm", "QUERY.decoder.layers.#.final_layer_norm"),
     ("PREDICTOR.transformer_ffn_layers.#.linear#", "QUERY.decoder.layers.#.fc#"),
@@ -59,8 +60,6 @@ _MODULES = (
     ("PREDICTOR.level_embed", "QUERY.level_embed"),
     ("PREDICTOR.class_embed", "class_predictor"),
     ("criterion", "criterion"),
-    ("PIXEL", "model.pixel_level_module.decoder"),
-    ("QUERY", "model.transformer_module"),
 )
 _SHORT = {
     "DECODER": "sem_seg_head.pixel_decoder",
