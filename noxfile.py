@@ -88,7 +88,8 @@ def tests(session: nox.Session) -> None:
 def dense_clients(session: nox.Session) -> None:
     """Other libraries' detection and segmentation models on our backbones, with these libraries installed."""
     python = environment(session, "dense-clients", group("dense-clients"), beside=shared(session))
-    run(session, python, "-m", "pytest", "packages/dinat-zoo/tests/dense/test_clients.py", *session.posargs)
+    tests = [f"packages/dinat-zoo/tests/dense/test_{name}.py" for name in ("clients", "mask2former", "adapters")]
+    run(session, python, "-m", "pytest", *tests, *session.posargs)
 
 
 @nox.session
