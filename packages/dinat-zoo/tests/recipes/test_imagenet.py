@@ -22,6 +22,7 @@ import dinat_zoo
 from dinat_zoo._weights_file import read
 from dinat_zoo.recipes.imagenet import RECIPES, Recipe, Settings, fit, recipe_of
 from dinat_zoo.recipes.imagenet.run import LAST, load_initial
+from dinat_zoo.recipes.imagenet.training import Training
 
 SMALL: dict[str, Any] = {"embed_dim": 16, "depths": (1, 1, 1), "num_heads": (1, 2, 4), "dilations": (1, 1, 1)}
 RECIPE = Recipe(
@@ -109,17 +110,22 @@ def test_the_loss_falls_on_separable_data(folder: Path, tmp_path: Path) -> None:
     assert [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()] == log
 
 
-def test_accumulated_batches_make_one_gradient(folder: Path, tmp_path: Path) -> None:
-    """Without anything random but the order, one batch of 8 and two of 4 are the same update."""
-    still = replace(RECIPE, epochs=1, warmup_epochs=0, mixup=0.0, cutmix=0.0, erase=0.0, color_jitter=0.0, drop_path=0.0)
-    runs = []
-    for batch_size in (8, 4):
-        output = tmp_path / str(batch_size)
-        fit(settings(folder, output, batch_size=batch_size, image_size=28), still)
-        runs.append(read(output / LAST)["optimizer"]["state"])
-    first, second = runs
-    assert first[0]["step"] == second[0]["step"] == 3
-    assert first.keys() == second.keys()
+def test_accumulated_batches_make_one_update() -> None:
+    """Without mixing, one batch of 8 and two of 4 do the same to the weights."""
+    still = replace(RECIPE, warmup_epochs=0, mixup=0.0, cutmix=0.0)
+    images, labels = torch.randn(8, 1, 28, 28), torch.arange(8) % 2
+    trained = []
+    for parts in (1, 2):
+        torch.manual_seed(0)
+        model: Any = timm.create_model("dinat_pico", num_classes=2, drop_path_rate=0.0, **SMALL)
+        training = Training(model, still, list(zip(images.chunk(parts), labels.chunk(parts), strict=True)), parts, None)
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        training.run_epoch(0)
+        trained.append([new.detach() - old for new, old in zip(model.parameters(), before, strict=True)])
+    for one, two in zip(*trained, strict=True):
+        assert one.abs().max() > 0
+        # AdamW's first step is the sign of the gradient, whose rounding decides where it is all but 0.
+        assert ((one - two).abs() < 1e-4).float().mean() > 0.95
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -> None:
@@ -137,9 +143,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -
         ({"data": "nowhere"}, "data is 'nowhere'"),
     ],
 )
-def test_settings_that_cannot_be_right(
-    folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
-) -> None:
+def test_settings_that_cannot_be_right(folder: Path, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fit(replace(settings(folder, tmp_path / "run"), **changes), RECIPE)
 
@@ -154,10 +158,15 @@ def test_fine_tuning_interpolates_biases_and_takes_a_new_classifier(tmp_path: Pa
     assert rpb.shape[1:] == (13, 13)
     wanted = dinat_zoo.interpolate_rpb(rpb.detach(), 11)
     torch.testing.assert_close(model.levels[0].blocks[0].attn.rpb.detach(), wanted)
-    assert model(torch.randn(1, 3, 384, 384)).shape == (1, 3)
+    assert model(torch.randn(1, 3, 96, 96)).shape == (1, 3)
 
 
-SMALL_3: dict[str, Any] = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8), "dilations": (1, 1, 1, 1)}
+SMALL_3: dict[str, Any] = {
+    "embed_dim": 16,
+    "depths": (1, 1, 1, 1),
+    "num_heads": (1, 2, 4, 8),
+    "dilations": (1, 1, 1, 1),
+}
 
 SCRIPT = """
 import sys, torch
@@ -185,11 +194,17 @@ def test_two_processes_end_with_the_same_weights(folder: Path, tmp_path: Path) -
     (tmp_path / "run").mkdir()
     processes = []
     for rank in ("0", "1"):
-        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        variables = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         command = [sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / "run"), rank]
         processes.append(subprocess.Popen(command, env={**os.environ, **variables}))
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     (one, log), (two, other) = (torch.load(tmp_path / "run" / f"rank{rank}.pth") for rank in "01")
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert [line["top1"] for line in log] == [line["top1"] for line in other]
-    assert any(not torch.equal(one[key], value) for key, value in weights(tmp_path / "run").items() if key in one) is False
+    assert all(torch.equal(one[key], value) for key, value in weights(tmp_path / "run").items())

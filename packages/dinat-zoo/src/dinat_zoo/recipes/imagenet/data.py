@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from PIL import Image
 from timm.data import ImageNetInfo, create_dataset, create_loader, infer_imagenet_subset, resolve_data_config
 from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
 
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo.fashion_mnist import LABELS
@@ -34,8 +37,39 @@ class FashionMNIST(Dataset[tuple[Any, int]]):
         return self.transform(image) if self.transform else image, int(self.labels[index])
 
 
+class Folder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
+    """A folder of images with one folder per class; timm's own reader leaves files open.
+
+    Args:
+        root: the folder.
+        mode: Pillow's mode to convert images to.
+        indices: the classes by folder name, or None for the sorted folders.
+    """
+
+    def __init__(self, root: Path, mode: str, indices: Mapping[str, int] | None = None) -> None:
+        self.indices = indices
+        super().__init__(str(root), loader=partial(_read, mode), allow_empty=True)
+
+    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+        """The names of the classes and their indices."""
+        names, found = super().find_classes(directory)
+        if self.indices is None:
+            return names, found
+        other = [name for name in names if name not in self.indices]
+        if other:
+            raise ValueError(
+                f"{directory} has folders that name no class: {', '.join(other[:3])}, {len(other)} in all."
+            )
+        return names, {name: self.indices[name] for name in names}
+
+
+def _read(mode: str, path: str) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert(mode)
+
+
 def open_dataset(
-    data: str, train: bool, in_chans: int = 3, root: str | None = None, class_map: str | dict[str, int] = ""
+    data: str, train: bool, in_chans: int = 3, root: str | None = None, indices: Mapping[str, int] | None = None
 ) -> Any:
     """Open one half of a data set.
 
@@ -45,7 +79,7 @@ def open_dataset(
         train: the training images rather than the held-out ones.
         in_chans: 1 for grey images, 3 for colours.
         root: where such a named data set lies.
-        class_map: the classes in order, a file with one a line or indices by name; by default the sorted folders.
+        indices: a folder's classes by name; by default they are numbered in the order of their names.
 
     Returns:
         A data set for timm's loaders, or None where there are no held-out images.
@@ -70,17 +104,20 @@ def open_dataset(
     if not halves and not train and any((folder / name).is_dir() for name in _TRAIN):
         return None
     try:
-        return create_dataset("", str((halves or [folder])[0]), input_img_mode=mode, class_map=class_map)
-    except (RuntimeError, OSError, AssertionError) as error:
+        dataset = Folder((halves or [folder])[0], mode, indices)
+    except OSError as error:  # no folders in it
         raise ValueError(f"data is {data!r}: {error}") from error
+    if not len(dataset):
+        raise ValueError(f"data is {data!r}, which has no images in its folders.")
+    return dataset
 
 
 def classes_of(dataset: Any) -> list[str] | None:
     """The names of a data set's classes in order, where it says them."""
     if isinstance(dataset, FashionMNIST):
         return list(LABELS)
-    indices = getattr(getattr(dataset, "reader", None), "class_to_idx", None)
-    return None if not indices else sorted(indices, key=indices.__getitem__)
+    indices: dict[str, int] = getattr(dataset, "class_to_idx", {})
+    return sorted(indices, key=indices.__getitem__) or None
 
 
 def known_classes(model: BaseTransformer) -> dict[str, int] | None:

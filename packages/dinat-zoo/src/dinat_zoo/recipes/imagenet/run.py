@@ -17,9 +17,10 @@ from timm.utils.distributed import init_distributed_device_so
 
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo._checkpoint import checkpoint_filter_fn, fit as fit_weights, read_weights
+from dinat_zoo._formats import convert
 from dinat_zoo._predict import create
 from dinat_zoo._sources import resolve
-from dinat_zoo._weights_file import WeightsError, read
+from dinat_zoo._weights_file import read
 from dinat_zoo.recipes.imagenet import data as datasets
 from dinat_zoo.recipes.imagenet.evaluate import AMP, evaluate
 from dinat_zoo.recipes.imagenet.recipe import Recipe
@@ -96,7 +97,9 @@ def fit(
     """
     checkpoint = settings.output / LAST
     if checkpoint.exists() and not settings.resume:
-        raise FileExistsError(f"output is {str(settings.output)!r}, which has a checkpoint: resume it, or take another.")
+        raise FileExistsError(
+            f"output is {str(settings.output)!r}, which has a checkpoint: resume it, or take another."
+        )
     place = init_distributed_device_so(settings.device)
     device, rank, world = torch.device(place["device"]), place["global_rank"], place["world_size"]
     amp = _amp(settings, recipe, device)
@@ -181,10 +184,9 @@ def _create(settings: Settings, recipe: Recipe) -> tuple[Any, Any, BaseTransform
     classes = settings.num_classes or (len(names) if names else shape.num_classes)
     if names and len(names) > classes:
         raise ValueError(f"num_classes is {classes}; the data has {len(names)} classes: give at least as many.")
-    order = {name: i for i, name in enumerate(names)} if names else ""
+    order = {name: i for i, name in enumerate(names)} if names else None
     held_out = datasets.open_dataset(settings.data, False, shape.in_chans, settings.data_dir, order)
-    root = getattr(getattr(held_out, "reader", None), "root", None)
-    if root is not None and root == train.reader.root:
+    if isinstance(held_out, datasets.Folder) and held_out.root == train.root:
         held_out = None  # the folder has classes alone, no halves
     arguments = {"num_classes": classes, **settings.model_arguments}
     if recipe.drop_path is not None:
@@ -204,14 +206,11 @@ def load_initial(model: BaseTransformer, source: str) -> None:
     Raises:
         WeightsError: the weights cannot be had, or do not fit.
     """
-    weights = checkpoint_filter_fn(read_weights(resolve(source)), model, interpolate=True)
-    own = model.state_dict()
-    head = [key for key in weights if key.startswith("head.fc.") and key in own]
-    if any(weights[key].shape != own[key].shape for key in head):
-        weights = {key: value for key, value in weights.items() if key not in head}
-    missing, unexpected = fit_weights(model, weights, source, strict=False)
-    if unexpected or any(not key.startswith("head.fc.") for key in missing):
-        raise WeightsError(f"initial weights {source!r} do not fit: missing {missing}, unexpected {unexpected}")
+    weights = convert(read_weights(resolve(source)), "timm")
+    for key, value in model.state_dict().items():
+        if key.startswith("head.fc.") and key in weights and weights[key].shape != value.shape:
+            weights[key] = value
+    fit_weights(model, checkpoint_filter_fn(weights, model, interpolate=True), source)
 
 
 def _saver(training: Training, output: Path, config: dict[str, Any], log: list[dict[str, Any]]) -> CheckpointSaver:
