@@ -202,7 +202,7 @@ def test_two_processes_end_with_the_same_weights(folder: Path, tmp_path: Path) -
             "MASTER_PORT": port,
         }
         command = [sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / "run"), rank]
-        processes.append(subprocess.Popen(command, env={**os.environ, **variables}))
+        processes.append(subprocess.Popen(command, env={**os.environ, **variables, "OMP_NUM_THREADS": "1"}))
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
     (one, log), (two, other) = (torch.load(tmp_path / "run" / f"rank{rank}.pth") for rank in "01")
     assert all(torch.equal(one[key], two[key]) for key in one)

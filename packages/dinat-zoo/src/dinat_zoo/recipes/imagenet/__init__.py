@@ -7,7 +7,7 @@ model in training, `run` the run with its checkpoints, `evaluate` the measuremen
 from __future__ import annotations
 
 from dinat_zoo.recipes.imagenet.evaluate import evaluate
-from dinat_zoo.recipes.imagenet.run import Settings, fit
 from dinat_zoo.recipes.imagenet.recipe import RECIPES, Recipe, recipe_of
+from dinat_zoo.recipes.imagenet.run import Settings, fit
 
 __all__ = ["RECIPES", "Recipe", "Settings", "evaluate", "fit", "recipe_of"]

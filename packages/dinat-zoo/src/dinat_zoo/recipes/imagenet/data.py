@@ -65,7 +65,8 @@ class Folder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
 
 def _read(mode: str, path: str) -> Image.Image:
     with Image.open(path) as image:
-        return image.convert(mode)
+        converted: Image.Image = image.convert(mode)
+        return converted
 
 
 def open_dataset(

@@ -67,7 +67,7 @@ class Recipe:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs}; it must be from 0 to {self.epochs - 1}, for {self.epochs} epochs."
+                f"warmup_epochs is {self.warmup_epochs}; it must be below epochs, from 0 to {self.epochs - 1}."
             )
         if self.schedule not in ("cosine", "linear"):
             raise ValueError(f"schedule is {self.schedule!r}; it must be 'cosine' or 'linear'.")

@@ -16,7 +16,8 @@ from timm.utils import CheckpointSaver, random_seed
 from timm.utils.distributed import init_distributed_device_so
 
 from dinat_zoo._base import BaseTransformer
-from dinat_zoo._checkpoint import checkpoint_filter_fn, fit as fit_weights, read_weights
+from dinat_zoo._checkpoint import checkpoint_filter_fn, read_weights
+from dinat_zoo._checkpoint import fit as fit_weights
 from dinat_zoo._formats import convert
 from dinat_zoo._predict import create
 from dinat_zoo._sources import resolve
@@ -218,8 +219,8 @@ def _saver(training: Training, output: Path, config: dict[str, Any], log: list[d
         training.model, training.optimizer, args=argparse.Namespace(**config), model_ema=training.average,
         amp_scaler=training.scaler, checkpoint_dir=str(output), max_history=1,
     )  # fmt: skip
-    scores = [line.get("top1_ema", line.get("top1")) for line in log]
-    if scores and None not in scores:
+    scores = [line.get("top1_ema", line["top1"]) for line in log if "top1" in line]
+    if scores:
         saver.best_metric = max(scores)
         saver.best_epoch = scores.index(saver.best_metric)
         best = output / f"checkpoint-{saver.best_epoch}.pth.tar"

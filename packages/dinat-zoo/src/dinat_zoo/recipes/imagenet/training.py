@@ -49,7 +49,9 @@ class Training:
         self.average = None if recipe.ema is None else ModelEmaV3(model, decay=recipe.ema)
         groups = param_groups_weight_decay(model, recipe.weight_decay)
         self.optimizer = create_optimizer_v2(groups, "adamw", lr=recipe.lr, weight_decay=0.0)
-        schedule = {"cosine": {"sched": "cosine"}, "linear": {"sched": "poly", "decay_rate": 1.0}}[recipe.schedule]
+        schedule: dict[str, Any] = {"cosine": {"sched": "cosine"}, "linear": {"sched": "poly", "decay_rate": 1.0}}[
+            recipe.schedule
+        ]
         self.schedule, self.epochs = create_scheduler_v2(
             self.optimizer, num_epochs=recipe.epochs, warmup_epochs=recipe.warmup_epochs, warmup_lr=recipe.warmup_lr,
             cooldown_epochs=recipe.cooldown_epochs, min_lr=recipe.min_lr, step_on_epochs=False,
