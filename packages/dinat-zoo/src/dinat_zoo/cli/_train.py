@@ -112,6 +112,9 @@ def run(arguments: argparse.Namespace) -> int:
         return fail(str(error), 1)
     except (ValueError, OSError, AssertionError, FloatingPointError) as error:
         return fail(str(error), 2)
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     return 0
 
 
