@@ -78,6 +78,7 @@ def test_the_recipe_is_shown_and_scaled(capsys: pytest.CaptureFixture[str]) -> N
     [
         (["--epochs", "3"], "warmup_epochs is 20; it must be below epochs"),
         (["--batch-size", "3"], "batch_size is 3 for each of 1 processes"),
+        (["--device", "abacus"], "device is 'abacus'; it must be one of torch's"),
         (["--global-batch-size", "64"], "batch_size is 64 images per update; the training data has fewer"),
         (["--lr", "1e30", "--epochs", "1", "--warmup-epochs", "0"], "the loss is "),
     ],

@@ -20,7 +20,8 @@ from PIL import Image
 
 import dinat_zoo
 from dinat_zoo._weights_file import read
-from dinat_zoo.recipes.imagenet import RECIPES, Recipe, Settings, fit, recipe_of
+from dinat_zoo.recipes.imagenet import RECIPES, Recipe, Settings, evaluate, fit, recipe_of
+from dinat_zoo.recipes.imagenet.data import eval_loader, open_dataset
 from dinat_zoo.recipes.imagenet.run import LAST, load_initial
 from dinat_zoo.recipes.imagenet.training import Training
 
@@ -128,9 +129,27 @@ def test_accumulated_batches_make_one_update() -> None:
         assert ((one - two).abs() < 1e-4).float().mean() > 0.95
 
 
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_and_checkpointing(folder: Path, tmp_path: Path, amp: str) -> None:
+    """Three epochs, the last of them in a resumed run: the loss scale is part of what is resumed."""
+    plain = replace(RECIPE, mixup=0.0, cutmix=0.0, erase=0.0, drop_path=0.0)
+    whole = fit(settings(folder, tmp_path / "whole", amp=amp, grad_checkpointing=True), plain)
+    full = fit(settings(folder, tmp_path / "full"), plain)
+    assert whole[-1]["train_loss"] == pytest.approx(full[-1]["train_loss"], rel=0.1)
+
+    def stop(line: dict[str, Any]) -> None:
+        if line["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(settings(folder, tmp_path / "split", amp=amp, grad_checkpointing=True), plain, stop)
+    split = fit(settings(folder, tmp_path / "split", amp=amp, grad_checkpointing=True, resume=True), plain)
+    assert [line["train_loss"] for line in whole] == [line["train_loss"] for line in split]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(folder: Path, tmp_path: Path) -> None:
     wild = replace(RECIPE, lr=1e30, warmup_epochs=0, warmup_lr=1e30, ema=None)
-    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at update \d, in epoch 1; a lower lr"):
+    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at update \d of epoch 1; a lower lr"):
         fit(settings(folder, tmp_path / "run"), wild)
 
 
@@ -208,3 +227,10 @@ def test_two_processes_end_with_the_same_weights(folder: Path, tmp_path: Path) -
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert [line["top1"] for line in log] == [line["top1"] for line in other]
     assert all(torch.equal(one[key], value) for key, value in weights(tmp_path / "run").items())
+    model: Any = timm.create_model("dinat_pico", num_classes=2, **SMALL)
+    model.load_state_dict(one)
+    indices = {"bright": 0, "dark": 1}
+    alone = eval_loader(open_dataset(str(folder), False, 1, indices=indices), model, 3, 0, torch.device("cpu"))
+    found = evaluate(model, alone, torch.device("cpu"))
+    assert (found["images"], found["top1"]) == (10, pytest.approx(log[-1]["top1"]))
+    assert found["loss"] == pytest.approx(log[-1]["loss"], rel=1e-5)

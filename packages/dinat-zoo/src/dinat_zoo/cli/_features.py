@@ -113,7 +113,8 @@ def _features(model: BaseTransformer, images: Tensor, kind: str) -> dict[str, Te
 
 def _write(output: Path, tensors: dict[str, Tensor], names: Sequence[str]) -> None:
     if output.suffix == ".npz":
-        np.savez(output, names=np.array(names), **{key: value.numpy() for key, value in tensors.items()})
+        arrays: dict[str, Any] = {"names": np.array(names), **{key: value.numpy() for key, value in tensors.items()}}
+        np.savez(output, **arrays)
     else:
         contiguous = {key: value.contiguous() for key, value in tensors.items()}
         save_file(contiguous, output, metadata={"names": json.dumps(list(names))})

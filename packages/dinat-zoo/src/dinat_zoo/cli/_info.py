@@ -119,10 +119,10 @@ def _levels(
 ) -> list[dict[str, Any]]:
     levels = []
     for blocks, reduction in zip(model._rows(), model._reductions(), strict=True):
+        first: Any = blocks[0].attn
         shape = [-(-side // reduction) for side in size]
         attention = [_attention(block.attn, shape, device, dtype) for block in blocks]
-        dim = blocks[0].attn.qkv.in_features
-        levels.append({"map": shape, "dim": dim, "heads": blocks[0].attn.num_heads, "blocks": attention})
+        levels.append({"map": shape, "dim": first.qkv.in_features, "heads": first.num_heads, "blocks": attention})
     return levels
 
 
@@ -132,7 +132,8 @@ def _attention(attn: Any, shape: list[int], device: torch.device, dtype: torch.d
     padded = [max(side, k * d) for side, k, d in zip(shape, attn.kernel_size, attn.dilation, strict=True)]
     qkv = torch.empty(1, *padded, 3, attn.num_heads, attn.head_dim, device=device, dtype=dtype)
     rpb = None if attn.rpb is None else torch.empty(attn.rpb.shape, device=device, dtype=dtype)
-    found = natten_core.explain(*qkv.unbind(3), attn.kernel_size, dilation=attn.dilation, scale=attn.scale, rpb=rpb)
+    query, key, value = qkv.unbind(3)
+    found = natten_core.explain(query, key, value, attn.kernel_size, dilation=attn.dilation, scale=attn.scale, rpb=rpb)
     return {
         "attention": "neighborhood",
         "kernel_size": list(attn.kernel_size),

@@ -30,6 +30,10 @@ examples:
   dinat-zoo train imagenet/ --model dinat_large_384 --initial dinat_large_in22k_224 --output run
   dinat-zoo train --model dinat_tiny --show
 """
+_SETTINGS = (
+    *("model", "data", "output", "data_dir", "image_size", "num_classes", "initial", "batch_size", "workers"),
+    *("device", "amp", "seed", "resume", "grad_checkpointing"),
+)
 # Options that change the recipe, with the name of its value.
 _OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "--epochs": ("epochs", positive, "passes over the images, warm-up included, cool-down not"),
@@ -101,15 +105,16 @@ def run(arguments: argparse.Namespace) -> int:
         for name in ("data", "output"):
             if getattr(arguments, name) is None:
                 return fail(f"{name} is missing; training needs a folder of images and --output for its results", 2)
-        names = ("model", "data", "output", "data_dir", "image_size", "num_classes", "initial", "batch_size", "workers")
-        names += ("device", "amp", "seed", "resume", "grad_checkpointing")
-        settings = Settings(**{name: getattr(arguments, name) for name in names})
+        settings = Settings(**{name: getattr(arguments, name) for name in _SETTINGS})
         with ExitStack() as stack:
             fit(settings, recipe, lambda line: _print(line, arguments.json), lambda *a: _bar(stack, *a))
     except WeightsError as error:
         return fail(str(error), 1)
     except (ValueError, OSError, AssertionError, FloatingPointError) as error:
         return fail(str(error), 2)
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
     return 0
 
 

@@ -43,7 +43,10 @@ def evaluate(
     model.eval()
     meters = [AverageMeter() for _ in range(3)]
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    remaining = getattr(loader.sampler, "num_valid_samples", None) if distributed else None
+    remaining = None
+    if distributed:
+        shares = range(torch.distributed.get_rank(), len(loader.dataset), torch.distributed.get_world_size())
+        remaining = len(shares)
     chosen = None if only is None else torch.tensor(list(only), device=device)
     for images, labels in loader:
         if remaining is not None:  # the last ones of some processes only make their shares equal

@@ -101,6 +101,12 @@ def fit(
         raise FileExistsError(
             f"output is {str(settings.output)!r}, which has a checkpoint: resume it, or take another."
         )
+    try:
+        torch.device(settings.device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device is {settings.device!r}; it must be one of torch's, such as 'cpu' or 'cuda'."
+        ) from error
     place = init_distributed_device_so(settings.device)
     device, rank, world = torch.device(place["device"]), place["global_rank"], place["world_size"]
     amp = _amp(settings, recipe, device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import islice
@@ -49,9 +50,9 @@ class Training:
         self.average = None if recipe.ema is None else ModelEmaV3(model, decay=recipe.ema)
         groups = param_groups_weight_decay(model, recipe.weight_decay)
         self.optimizer = create_optimizer_v2(groups, "adamw", lr=recipe.lr, weight_decay=0.0)
-        schedule: dict[str, Any] = {"cosine": {"sched": "cosine"}, "linear": {"sched": "poly", "decay_rate": 1.0}}[
-            recipe.schedule
-        ]
+        schedule: dict[str, Any] = {"sched": "cosine"}
+        if recipe.schedule == "linear":
+            schedule = {"sched": "poly", "decay_rate": 1.0}
         self.schedule, self.epochs = create_scheduler_v2(
             self.optimizer, num_epochs=recipe.epochs, warmup_epochs=recipe.warmup_epochs, warmup_lr=recipe.warmup_lr,
             cooldown_epochs=recipe.cooldown_epochs, min_lr=recipe.min_lr, step_on_epochs=False,
@@ -77,27 +78,27 @@ class Training:
             FloatingPointError: the loss is not finite.
         """
         self.parallel.train()
-        total = 0.0
-        batches = islice(self.loader, self.updates * self.accumulate)
-        loss = torch.zeros((), device=self.device)
-        for i, (images, labels) in enumerate(batches):
-            update, last = epoch * self.updates + i // self.accumulate, (i + 1) % self.accumulate == 0
-            self.schedule.step_update(update)
+        total, loss = 0.0, torch.zeros((), device=self.device)
+        for i, (images, labels) in enumerate(islice(self.loader, self.updates * self.accumulate)):
+            update, part = divmod(i, self.accumulate)
+            self.schedule.step_update(epoch * self.updates + update)
+            last = part + 1 == self.accumulate
             loss = loss + self._step(images, labels, last)
             if last:
                 value = loss.item() / self.accumulate
-                if not torch.isfinite(loss):
+                if not math.isfinite(value):
                     raise FloatingPointError(
-                        f"the loss is {value} at update {update + 1}, in epoch {epoch + 1}; a lower lr may help, or "
+                        f"the loss is {value} at update {update + 1} of epoch {epoch + 1}; a lower lr may help, or "
                         "amp 'bf16' or 'off' where it was 'fp16'."
                     )
-                total += value
-                self._update()
-                loss = torch.zeros((), device=self.device)
+                total, loss = total + value, torch.zeros_like(loss)
+                if self.average is not None:
+                    self.average.update(self.model)
                 advance()
         return {"train_loss": total / self.updates, "lr": self.optimizer.param_groups[0]["lr"]}
 
     def _step(self, images: Tensor, labels: Tensor, last: bool) -> Tensor:
+        """Add a batch's gradient, and after the last of an update change the weights; returns the loss."""
         if self.mix is not None:
             images, labels = self.mix(images, labels)
         parallel = self.parallel
@@ -105,27 +106,17 @@ class Training:
         with parallel.no_sync() if wait else nullcontext():  # type: ignore[operator]
             with torch.autocast(self.device.type, self.amp, enabled=self.amp is not None):
                 loss: Tensor = self.loss(parallel(images), labels)
-            scaled = loss / self.accumulate
-            if self.scaler is None:
-                scaled.backward()
+            scaled, parameters = loss / self.accumulate, list(self.model.parameters())
+            if self.scaler is not None:
+                self.scaler(scaled, self.optimizer, self.recipe.clip, parameters=parameters, need_update=last)
             else:
-                self.scaler(scaled, self.optimizer, need_update=False)
+                scaled.backward()
+                if last:
+                    dispatch_clip_grad(parameters, self.recipe.clip)
+                    self.optimizer.step()
+        if last:
+            self.optimizer.zero_grad()
         return loss.detach()
-
-    def _update(self) -> None:
-        parameters = list(self.model.parameters())
-        if self.scaler is None:
-            dispatch_clip_grad(parameters, self.recipe.clip)
-            self.optimizer.step()
-        else:
-            scaler = self.scaler._scaler
-            scaler.unscale_(self.optimizer)
-            dispatch_clip_grad(parameters, self.recipe.clip)
-            scaler.step(self.optimizer)
-            scaler.update()
-        self.optimizer.zero_grad()
-        if self.average is not None:
-            self.average.update(self.model)
 
 
 def _mixing(recipe: Recipe, num_classes: int) -> tuple[Mixup | None, nn.Module]:
