@@ -18,11 +18,11 @@ from natten_core.backends import reference
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """Each operator of this package that models call, with what computes the same in standard ATen operations.
 
-    For `torch.export.ExportedProgram.run_decompositions`; its graph then needs natten-core no more. For tiles of neighbouring
-    queries, attention becomes a gather of the keys and values around them with constant indices, two matrix products
-    and a masked softmax: about four times the operator's multiplications for a 7x7 window, and no array that grows with
-    the square of the map. The two stages apart (`na2d_qk`, `na2d_av`) become one gather per slot of the window, which
-    makes a large graph.
+    For `torch.export.ExportedProgram.run_decompositions`; the graph then needs natten-core no more. For tiles of
+    neighbouring queries, attention becomes a gather of the keys and values around them with constant indices, two
+    matrix products and a masked softmax: about four times the operator's multiplications for a 7x7 window, and no
+    array that grows with the square of the map. The two stages apart (`na2d_qk`, `na2d_av`) become one gather per slot
+    of the window, which makes a large graph.
 
     The batch may be symbolic; the sizes of the map become constants. Backward operators are not among them.
 
@@ -84,12 +84,14 @@ def _attention(
     is_causal: Sequence[int],
     scale: float,
 ) -> tuple[Tensor, Tensor | None]:
-    settings: tuple[Any, ...] = (*map(tuple, (kernel_size, stride, dilation)), tuple(map(bool, is_causal)), scale)
-    problem = check(query, key, value, *settings, rpb, additional_keys, additional_values, len(kernel_size))
+    window, step, spread = map(tuple, (kernel_size, stride, dilation))
+    causal = tuple(bool(one) for one in is_causal)
+    more = (rpb, additional_keys, additional_values)
+    problem = check(query, key, value, window, step, spread, causal, scale, *more, len(window))
     problem = reference.with_numbers(problem)._replace(batch=1)  # how a map is cut may depend on the batch: not here
     if problem not in tilings:
         tilings[problem] = _ConstantTiling(problem)
-    return reference.tiled(tilings[problem], query, key, value, rpb, additional_keys, additional_values)
+    return reference.tiled(tilings[problem], query, key, value, *more)
 
 
 def _packed_attention(tilings: Tilings, qkv: Tensor, *rest: Any) -> tuple[Tensor, Tensor | None]:
