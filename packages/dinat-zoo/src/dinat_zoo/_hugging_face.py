@@ -100,12 +100,10 @@ def config_of(model: NeighborhoodTransformer | Backbone, labels: Sequence[str] |
         config["dilations"] = dilations
     if is_backbone:
         config["out_features"] = [f"stage{i + 1}" for i in cast(Any, model).out_indices]
-    elif model.num_classes:
-        names = list(labels or (f"LABEL_{i}" for i in range(model.num_classes)))
-        if len(names) != model.num_classes:
-            raise WeightsError(
-                f"labels has {len(names)} names; the model has {model.num_classes} classes: one for each"
-            )
+    elif classes := cast(int, model.num_classes):
+        names = list(labels or (f"LABEL_{i}" for i in range(classes)))
+        if len(names) != classes:
+            raise WeightsError(f"labels has {len(names)} names; the model has {classes} classes: one for each")
         config["id2label"] = dict(enumerate(names))
         config["label2id"] = {name: i for i, name in enumerate(names)}
     return config
