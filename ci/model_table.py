@@ -36,7 +36,8 @@ Made by `python ci/model_table.py --write`; the script says where each column co
 of one image of the input size, as fvcore counts them. *Equal* means to the last parameter and the last
 multiply-accumulate; the logits agree to 1e-4 of the largest one at the sizes given.
 """
-HEADER = "model|input|parameters|MACs|authors' counts|authors' logits|timm's tests|formats|published".split("|")
+HEADER = ["model", "input", "parameters", "MACs", "authors' counts", "authors' logits", "timm's tests"]
+HEADER += ["formats", "published"]
 HEADS = {"linear": "classifier", "mask_rcnn": "Mask R-CNN", "cascade_mask_rcnn": "Cascade Mask R-CNN"}
 HEADS |= {"upernet": "UPerNet", "mask2former": "Mask2Former"}
 

@@ -65,15 +65,15 @@ def save_hugging_face(
 
 
 def config_of(model: NeighborhoodTransformer | Backbone, labels: Sequence[str] | None = None) -> dict[str, Any]:
-    """What transformers' `NatConfig` or `DinatConfig` says of a model: NAT where every dilation is 1.
+    """What transformers' `NatConfig` or `DinatConfig` says of a model, which is a NAT where every dilation is 1.
 
     Raises:
         WeightsError: if transformers has no such model.
     """
     rows = [[block for block in level.modules() if isinstance(block, Block)] for level in model.levels]
+    _refuse(model, [block for row in rows for block in row])
     first, last = rows[0][0], rows[-1][-1]
     dilations = [[cast(Any, block.attn).dilation[0] for block in row] for row in rows]
-    _refuse(model, [block for row in rows for block in row])
     family = "nat" if all(set(row) == {1} for row in dilations) else "dinat"
     attention, hidden = cast(Any, first.attn), cast(nn.Linear, first.mlp.fc1)
     is_backbone = not isinstance(model, BaseTransformer)
