@@ -33,7 +33,8 @@ def load_checkpoint(
 
     Args:
         model: a classifier, the result of `features_only=True`, or a model for dense prediction.
-        source: a file; a URL; "hf-hub:" and a repository; or the name of a published checkpoint.
+        source: a file; a folder that `save_hugging_face` or transformers wrote; a URL; "hf-hub:" and a repository; or
+            the name of a published checkpoint.
         strict: raise if anything of the model is not in the checkpoint or the other way round. A model without
             classes, or of features alone, takes what it has of a classifier or a detector strictly.
         interpolate: fit biases of another kernel size, as the authors made 11x11 models of 7x7 ones.

@@ -77,7 +77,7 @@ def load_classifier(name: str = DEFAULT_MODEL, checkpoint: str | Path | None = N
         raise WeightsError(f"no model is named {name!r}; there are {', '.join(list_models())}")
     model = _pretrained(name) if checkpoint is None else _from_checkpoint(name, checkpoint)
     model.eval()
-    return Classifier(model, _transform(model), _labels(model))
+    return Classifier(model, _transform(model), labels_of(model))
 
 
 def load_body(
@@ -144,7 +144,7 @@ def _transform(model: BaseTransformer) -> Callable[[Image.Image], Tensor]:
     return transform
 
 
-def _labels(model: BaseTransformer) -> Sequence[str]:
+def labels_of(model: BaseTransformer) -> Sequence[str]:
     """Names of the classes: the configuration's, ImageNet's, or plain numbers."""
     names = model.pretrained_cfg.get("label_names") or ()
     if len(names) == model.num_classes:

@@ -151,7 +151,9 @@ def test_the_classifier_takes_them_too(server: Any, saved: Make) -> None:
 
 
 def test_unknown_sources(model: Any) -> None:
-    with pytest.raises(WeightsError, match=r"'dinat_nano' is not a file, nor a URL, .*`dinat-zoo list --checkpoints`"):
+    with pytest.raises(
+        WeightsError, match=r"'dinat_nano' is not a file, nor a folder .*`dinat-zoo list --checkpoints`"
+    ):
         load_checkpoint(model, "dinat_nano")
     with pytest.raises(WeightsError, match="cannot download"):
         load_checkpoint(model, "gopher://example.org/weights.pth")

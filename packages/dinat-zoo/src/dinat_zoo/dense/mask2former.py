@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 __all__ = ["create", "from_transformers", "list_models", "to_transformers"]
 
-_BODY = "model.pixel_level_module.encoder.body."
+BODY: dict[str, Any] = {
+    "dilations": dilations.published(dinat.VARIANTS["dinat_large"].arguments["depths"], "mask2former"),
+    "drop_path_rate": 0.3,
+}
+"""What is not the model's own in the arguments of the backbone, the same in all eight."""
+
+_INSIDE = "model.pixel_level_module.encoder.body."
 _SELF_ATTENTION = re.compile(r"(model\.transformer_module\.decoder\.layers\.\d+\.self_attn\.)in_proj_(weight|bias)")
 _PARTS = ("q_proj", "k_proj", "v_proj")
 _EMPTY_WEIGHT = "criterion.empty_weight"
@@ -125,8 +131,6 @@ def create(
     from dinat_zoo.dense.adapters.transformers import DinatZooConfig
 
     row = _row(name)
-    own = dinat.VARIANTS[row.model].arguments
-    arguments = {"dilations": dilations.published(own["depths"], "mask2former"), "drop_path_rate": 0.3, **backbone}
     # As the authors' settings for Swin-L: 100 queries for semantic segmentation, 200 for things.
     settings: dict[str, Any] = {"num_queries": 100 if row.task == "semantic" else 200, **(heads or {})}
     if num_classes in (None, row.classes):
@@ -134,7 +138,7 @@ def create(
         settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     else:
         settings["num_labels"] = num_classes
-    body = DinatZooConfig(backbone=row.model, arguments=arguments)
+    body = DinatZooConfig(backbone=row.model, arguments={**BODY, **backbone})
     config = Mask2FormerConfig(backbone_config=body, **settings)
     with torch.device(device or torch.get_default_device()):
         model = Mask2FormerForUniversalSegmentation(config).train()
@@ -152,7 +156,7 @@ def to_transformers(weights: Mapping[str, Tensor]) -> Weights:
         WeightsError: for a name that no published file has.
     """
     body = {key.removeprefix(BACKBONE): value for key, value in weights.items() if key.startswith(BACKBONE)}
-    renamed = {_BODY + key: value for key, value in convert(body, "timm").items()}
+    renamed = {_INSIDE + key: value for key, value in convert(body, "timm").items()}
     for key, value in weights.items():
         if key.startswith(BACKBONE):
             continue
@@ -171,10 +175,10 @@ def from_transformers(weights: Mapping[str, Tensor]) -> Weights:
     Raises:
         WeightsError: for a name that such a model has not.
     """
-    body = {key.removeprefix(_BODY): value for key, value in weights.items() if key.startswith(_BODY)}
+    body = {key.removeprefix(_INSIDE): value for key, value in weights.items() if key.startswith(_INSIDE)}
     renamed = {BACKBONE + key: value for key, value in convert(body, "original").items()}
     for key, value in weights.items():
-        if key.startswith(_BODY) or ".self_attn.k_proj." in key or ".self_attn.v_proj." in key:
+        if key.startswith(_INSIDE) or ".self_attn.k_proj." in key or ".self_attn.v_proj." in key:
             continue
         name, tensor = key, value
         if ".self_attn.q_proj." in key:
