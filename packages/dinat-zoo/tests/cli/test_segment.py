@@ -42,10 +42,12 @@ def test_areas_masks_and_files_are_the_models_own(command: Command, photo: Path,
     for found in result["classes"]:
         assert torch.equal(decode(found["segmentation"]), expected == found["index"])
         assert found["fraction"] == pytest.approx(found["area"] / 4800)
-        assert found["label"]
+        assert found["label"] == dense.class_names("ade20k")[found["index"]]
     with Image.open(result["segmentation"]) as written:
         assert written.mode == "P"
         assert np.array_equal(np.asarray(written), expected.numpy())
+        painted = np.array(dense.palette("ade20k"), dtype=np.uint8)[expected.numpy()]
+        assert np.array_equal(np.asarray(written.convert("RGB")), painted)
     with Image.open(result["drawn"]) as drawn:
         assert drawn.size == (80, 60)
 

@@ -71,11 +71,8 @@ def load(arguments: argparse.Namespace) -> tuple[nn.Module, list[str]]:
 
 
 def class_names(name: str, count: int) -> list[str]:
-    """The names of a published model's classes, plain numbers where they are not known."""
-    if dense.PUBLISHED[name].head != "upernet":
-        known: Sequence[str] = tuple(dense.COCO_CATEGORIES.values())
-    else:
-        known = getattr(dense, "ADE20K_CLASSES", ())
+    """The names of a published model's classes, plain numbers where they are of another number."""
+    known = dense.class_names("ade20k" if dense.PUBLISHED[name].head == "upernet" else "coco")
     return list(known) if len(known) == count else [f"class {i}" for i in range(count)]
 
 

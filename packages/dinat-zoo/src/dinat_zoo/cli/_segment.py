@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import colorsys
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
     views: dict[str, Any] = {"scales": _SCALES, "flip": True} if arguments.multi_scale else {}
     try:
         model, names = load(arguments)
-        prepare = transform(arguments)
+        prepare, colours = transform(arguments), _colours(arguments.classes is None)
+        if len(names) > len(colours):
+            return fail(f"classes has {len(names)} names; a picture's palette has room for {len(colours)}", 2)
 
         def look(source: Source, image: Tensor) -> dict[str, Any]:
             images = prepare([image]).images.to(arguments.device)
@@ -62,7 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
             files = {}
             drawing, segmentation = drawings.path(source, ".png"), maps.path(source, ".segmentation.png")
             if drawing is not None and segmentation is not None:
-                files = {"drawn": _draw(image, classes, drawing), "segmentation": _write(classes, segmentation)}
+                files["drawn"] = _draw(image, classes, colours, drawing)
+                files["segmentation"] = _write(classes, colours, segmentation)
             return {"classes": _areas(classes, names), **files}
 
         results = list(each_image(arguments, "segmenting", report, look))
@@ -97,20 +101,22 @@ def _areas(classes: Tensor, names: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _colour(i: int) -> tuple[int, int, int]:
-    """Hues by the golden angle: neighbours in number are far apart in colour."""
-    red, green, blue = colorsys.hsv_to_rgb(i * 0.618034 % 1, 0.65 + 0.35 * (i % 2), 0.95 - 0.25 * (i // 2 % 3))
-    return int(255 * red), int(255 * green), int(255 * blue)
+def _colours(named: bool) -> list[tuple[int, int, int]]:
+    """ADE20K's own colours for its classes; for others hues by the golden angle, far apart for neighbours."""
+    if named:
+        return list(dense.palette("ade20k"))
+    hsv = [(i * 0.618034 % 1, 0.65 + 0.35 * (i % 2), 0.95 - 0.25 * (i // 2 % 3)) for i in range(256)]
+    return [(int(255 * r), int(255 * g), int(255 * b)) for r, g, b in (colorsys.hsv_to_rgb(*colour) for colour in hsv)]
 
 
-def _draw(image: Tensor, classes: Tensor, path: Path) -> str:
+def _draw(image: Tensor, classes: Tensor, colours: Sequence[tuple[int, int, int]], path: Path) -> str:
     present = classes.unique()
     masks = classes == present[:, None, None]
-    return save(draw_segmentation_masks(image, masks, 0.6, [_colour(i) for i in present.tolist()]), path)
+    return save(draw_segmentation_masks(image, masks, 0.6, [colours[i] for i in present.tolist()]), path)
 
 
-def _write(classes: Tensor, path: Path) -> str:
+def _write(classes: Tensor, colours: Sequence[tuple[int, int, int]], path: Path) -> str:
     picture = Image.fromarray(classes.to(torch.uint8).numpy())
-    picture.putpalette([part for i in range(256) for part in _colour(i)])  # which makes it one of indices
+    picture.putpalette([part for colour in colours for part in colour])  # which makes it one of indices
     picture.save(path)
     return str(path)
