@@ -135,10 +135,23 @@ def hold(run: Run, tensors: dict[str, Tensor], function: Any, written_out: Any) 
         try:
             check_error(f"{name} of {run}", result, draws[0][name], exact_results[name], DOUBLE_LEAST)
         except AssertionError:
-            # How plain torch's roundings fall is chance, too: its error is the largest of several equivalent sums.
+            # How plain torch's roundings fall is chance, too: its error is the largest of several equivalent sums, and
+            # where these cancel, the terms tell how large a rounding is.
             draws += [same(draw) for draw in range(len(draws), DRAWS)]
             worst = max((draw[name] for draw in draws), key=lambda one: float((one - exact_results[name]).abs().max()))
-            check_error(f"{name} of {run}", result, worst, exact_results[name], DOUBLE_LEAST)
+            terms = float(unsigned(run.case, finite, written_out, exact, grads)[name].abs().max())
+            check_error(f"{name} of {run}", result, worst, exact_results[name], DOUBLE_LEAST, terms)
+
+
+def unsigned(
+    case: Case, finite: Any, written_out: Any, tensors: dict[str, Tensor], grads: tuple[Tensor, ...]
+) -> dict[str, Tensor]:
+    """The results where nothing cancels, as all that is summed has one sign."""
+    absolute = {name: t.detach().abs() for name, t in tensors.items()}
+    if "query" in absolute and case.scale is not None and case.scale < 0:
+        absolute["query"] *= -1
+    leaves = {name: t.requires_grad_() for name, t in absolute.items()}
+    return results(lambda t: finite(written_out(t)), leaves, tuple(grad.abs() for grad in grads))
 
 
 def reordered(written_out: Any, tensors: dict[str, Tensor], draw: int) -> Any:
