@@ -1,6 +1,6 @@
 """Takes one barrier, wait, commit or swizzle out of the kernels at a time, and tells whether the tests would notice.
 
-    python mutations.py [--list] [--only TEXT] simt dense band
+    python mutations.py [--list] [--only TEXT] simt dense band box
 
 Each mutant is compiled and run on a few cases. It is noticed if the emulator reports something, a result is wrong, or
 shared memory is passed over more often than before.
@@ -25,7 +25,8 @@ from cuda_cases import NAMED, check, run
 from cuda_harness import EmulatorError, Options
 
 _CALL = re.compile(
-    r"(?:dev::)?\b(?:syncthreads|syncwarp|cp_async_wait<[^;]*?>|cp_async_commit|bar_sync|bar_arrive|barrier)\((?!\)\s*\{)[^;{]*\)(?=;|,)"
+    r"(?:dev::)?\b(?:syncthreads|syncwarp|cp_async_wait<[^;]*?>|cp_async_commit|cp_async_mbarrier_arrive|bar_sync"
+    r"|bar_arrive|barrier|mbarrier_init|mbarrier_arrive|mbarrier_wait)\((?!\)\s*\{)[^;{]*\)(?=;|,)"
 )
 _XOR = re.compile(r" \^ ")
 
@@ -37,6 +38,7 @@ class Setting(NamedTuple):
     cases: tuple[str, ...]
     without: str = ""  # sources that these cases do not need
     backward: bool = True
+    borrowed: tuple[str, ...] = ()  # headers of other families whose mutants are tried on these cases too
 
 
 SETTINGS = {
@@ -54,6 +56,7 @@ SETTINGS = {
         ("x-3d-7", "x-3d-dilated", "x-3d-tall", "x-many-planes", "x-1d-dilated"),
         r"_half_d\d+\.cu|_bf16_d(64|128)\.cu",
         backward=False,
+        borrowed=("band/fragments.h", "band/signals.h"),
     ),
 }
 
@@ -69,8 +72,9 @@ class Mutation(NamedTuple):
 
 
 def mutations(family: str) -> Iterator[Mutation]:
-    folder = cuda_builder.CSRC / "cuda" / family
-    for path in sorted(path for path in folder.iterdir() if path.suffix in {".h", ".cuh", ".cu"}):
+    cuda = cuda_builder.CSRC / "cuda"
+    own = sorted(path for path in (cuda / family).iterdir() if path.suffix in {".h", ".cuh", ".cu"})
+    for path in [*own, *(cuda / name for name in SETTINGS[family].borrowed)]:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             code = line.split("//")[0]
             for found in _CALL.finditer(code):
