@@ -64,7 +64,8 @@ class Convolution:
         outputs = np.arange((padded + 2 * self.padding - extent) // self.stride + 1)
         taps = np.arange(self.kernel_size) * self.dilation - self.padding
         seen = outputs[:, None] * self.stride + taps
-        return (seen[:, :, None] == np.arange(length)).any(1)
+        reached: Reach = (seen[:, :, None] == np.arange(length)).any(1)
+        return reached
 
     def interval(self, first: float, last: float) -> Interval:
         """What the output tokens from `first` to `last` see on an axis without borders."""
