@@ -1,0 +1,154 @@
+"""`dinat-zoo analyse`: the analyses of the DiNAT paper that need no clock, each a subcommand."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models.swin_transformer import SwinTransformer
+from torch import nn
+
+from dinat_zoo._base import BaseTransformer
+from dinat_zoo._isotropic import IsotropicTransformer
+from dinat_zoo.analysis import FORMATS, Field, measured_fields, plot_fields, receptive_fields, table1, write
+from dinat_zoo.analysis.structure import check
+from dinat_zoo.cli._arguments import Commands, fail, positive
+
+Run = Callable[[argparse.Namespace], Sequence[Any]]
+
+
+def add_to(commands: Commands) -> None:
+    """Add the subcommand, and its own."""
+    parser = commands.add_parser(
+        "analyse",
+        help="receptive fields, costs, attention",
+        description="The analyses of the DiNAT paper as tables, and figures where --plot is given.",
+    )
+    analyses = parser.add_subparsers(dest="analysis", required=True)
+    _add_receptive_field(analyses)
+    _add_operators(analyses)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Analyse, and print the table or write it to a file.
+
+    Returns:
+        The exit code: 0; 2 if an argument cannot be right.
+    """
+    analyse: Run = arguments.analyse
+    output: Path | None = arguments.output
+    try:
+        text = write(analyse(arguments), arguments.format)
+        if output is None:
+            print(text)
+        else:
+            output.write_text(f"{text}\n", encoding="utf-8")
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        return fail(str(error), 2)
+    return 0
+
+
+def _add(analyses: Commands, name: str, analyse: Run, summary: str, description: str) -> argparse.ArgumentParser:
+    parser = analyses.add_parser(name, help=summary, description=description)
+    parser.add_argument("--format", choices=FORMATS, default="table", help="(default: %(default)s)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the table there instead of printing it")
+    parser.set_defaults(run=run, analyse=analyse)
+    return parser
+
+
+def _add_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "models", nargs="+", metavar="MODEL", help="a name from `dinat-zoo list`, or a Swin or ConvNeXt of timm"
+    )
+    parser.add_argument("--size", type=positive, help="side of the image (default: the model's)")
+
+
+def _add_receptive_field(analyses: Commands) -> None:
+    parser = _add(
+        analyses,
+        "receptive-field",
+        _receptive_field,
+        "which pixels a token sees",
+        "Which pixels of the image a token of a model's last map sees, by the settings of the layers. `keys` is what "
+        "the layer itself sees of its input, `extent` what the token would see of an image without borders (empty: "
+        "all), `seen` and `share` what it sees of this one.",
+    )
+    _add_models(parser)
+    parser.add_argument("--layers", action="store_true", help="every layer, not only the last")
+    parser.add_argument(
+        "--dilations", help="others than the model's: a task, maximum, or gradual; not for timm's models"
+    )
+    parser.add_argument(
+        "--position", type=float, nargs=2, default=(0.5, 0.5), metavar=("Y", "X"), help="of the token: 0 to 1"
+    )
+    parser.add_argument("--measure", action="store_true", help="count the pixels that have a gradient too, in fp64")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw what the last layers see: .png, .svg, .pdf")
+
+
+@dataclass(frozen=True)
+class _FieldRow:
+    """A line of `receptive-field`; as `Field`."""
+
+    model: str
+    layer: str
+    kind: str
+    map_size: tuple[int, int]
+    stride: tuple[int, int]
+    keys: tuple[int, int]
+    extent: tuple[int | None, int | None]
+    seen: tuple[int, int]
+    share: float
+    measured_share: float | None
+
+
+def _receptive_field(arguments: argparse.Namespace) -> list[_FieldRow]:
+    rows: list[_FieldRow] = []
+    last: dict[str, Field] = {}
+    for name in arguments.models:
+        model, size = _create(name, arguments.size, "cpu" if arguments.measure else "meta")
+        if arguments.dilations is not None and isinstance(model, BaseTransformer):
+            model.set_dilations(arguments.dilations, size)
+        fields = receptive_fields(model, size, tuple(arguments.position))
+        last[name] = fields[-1]
+        shown = fields if arguments.layers else fields[-1:]
+        names = [field.layer for field in shown] if arguments.measure else []
+        measured = measured_fields(model, size, tuple(arguments.position), names) if names else {}
+        for field in shown:
+            share = float(measured[field.layer].mean()) if measured else None
+            figures = (field.map_size, field.stride, field.keys, field.extent, field.seen, field.share)
+            rows.append(_FieldRow(name, field.layer, field.kind, *figures, share))
+    if arguments.plot:
+        plot_fields({name: field.pixels for name, field in last.items()}).savefig(arguments.plot)
+    return rows
+
+
+def _add_operators(analyses: Commands) -> None:
+    parser = _add(
+        analyses,
+        "operators",
+        lambda given: table1(given.side, given.dim, given.kernel_size, given.layers, given.rank),
+        "Table 1: what a layer costs and how far it sees",
+        "Memory, FLOPs and receptive field of convolution, window, neighborhood and self attention.",
+    )
+    parser.add_argument("--side", type=positive, default=56, help="tokens along an axis (default: %(default)s)")
+    parser.add_argument("--dim", type=positive, default=64, help="channels (default: %(default)s)")
+    parser.add_argument("--kernel-size", type=positive, default=7, help="keys along an axis (default: %(default)s)")
+    parser.add_argument("--layers", type=positive, default=2, help="(default: %(default)s)")
+    parser.add_argument("--rank", type=positive, default=2, help="axes; the paper counts with 1 (default: %(default)s)")
+
+
+def _create(name: str, side: int | None, device: str) -> tuple[nn.Module, tuple[int, int]]:
+    """A model with random weights, made for images of `side`, and the size of its images."""
+    try:
+        model = check(timm.create_model(name, device="meta"))
+    except RuntimeError as error:
+        raise ValueError(f"no model is named {name!r}; `dinat-zoo list` and timm.list_models() have names") from error
+    cfg: Any = model.pretrained_cfg
+    _, height, width = cfg["input_size"]
+    size = (height, width) if side is None else (side, side)
+    sized: dict[str, Any] = {"img_size": size} if isinstance(model, SwinTransformer | IsotropicTransformer) else {}
+    return timm.create_model(name, device=device, **sized), size
