@@ -35,7 +35,8 @@ def test_measured_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
     [row] = csv.DictReader(io.StringIO(text))
     assert row["share"] == row["measured_share"] == "1.0"
     assert row["map_size"] == "4x4"
-    assert Image.open(plot).width > 100
+    with Image.open(plot) as image:
+        assert image.width > 100
 
 
 def test_sizes_and_dilations(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
 from dinat_zoo.analysis.axis import AxisLayer, Reach, compose, unbounded
-from dinat_zoo.analysis.structure import Layer, Model, Size, check, layers
+from dinat_zoo.analysis.structure import Layer, Model, Size, check, image_hw, layers
 
 Position = tuple[float, float]
 CENTER: Position = (0.5, 0.5)
@@ -77,7 +77,7 @@ def receptive_fields(model: nn.Module, image_size: int | Size, position: Positio
         TypeError: for another model.
         ValueError: for an image size that a Swin is not made for, or a position outside the map.
     """
-    model, size = check(model), _size(model, image_size)
+    model, size = check(model), image_hw(model, image_size)
     spatial = layers(model)
     height, width = (list(_axis([layer.axes[i] for layer in spatial], size[i], position[i])) for i in (0, 1))
     return [
@@ -121,7 +121,7 @@ def measured_fields(
     Raises:
         TypeError, ValueError: as `receptive_fields`, and where a name is no spatial layer's or the model is on "meta".
     """
-    model, size = check(model), _size(model, image_size)
+    model, size = check(model), image_hw(model, image_size)
     known = {layer.name: layer for layer in layers(model)}
     wanted = [list(known)[-1]] if names is None else list(names)
     for name in wanted:
@@ -173,16 +173,6 @@ def _index(place: float, length: int) -> int:
     if not 0 <= place <= 1:
         raise ValueError(f"position has {place}; it must be between 0 and 1.")
     return min(int(place * length), length - 1)
-
-
-def _size(model: Model, image_size: int | Size) -> Size:
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if min(size) < 1:
-        raise ValueError(f"image_size is {image_size}; it must be at least 1.")
-    made: Any = model.patch_embed.img_size if isinstance(model, SwinTransformer) else None
-    if made is not None and not model.dynamic_img_size and size != made:
-        raise ValueError(f"image_size is {size}, the model is for {made}: create it with img_size={size}.")
-    return size
 
 
 def _prepared(model: Model) -> Model:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from timm.layers import Format, GlobalResponseNormMlp, PatchEmbed
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock
@@ -98,6 +99,21 @@ def stages(model: nn.Module) -> list[Stage]:
         *(Stage(f"level {i}", (path,)) for i, path in enumerate(paths, 1)),
         Stage("head", rest),
     ]
+
+
+def image_hw(model: Model, image_size: int | Size) -> Size:
+    """Height and width of a model's images.
+
+    Raises:
+        ValueError: for a size below 1, or one that a Swin is not made for.
+    """
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if min(size) < 1:
+        raise ValueError(f"image_size is {image_size}; it must be at least 1.")
+    made: Any = model.patch_embed.img_size if isinstance(model, SwinTransformer) else None
+    if made is not None and not model.dynamic_img_size and size != made:
+        raise ValueError(f"image_size is {size}, the model is for {made}: create it with img_size={size}.")
+    return size
 
 
 def _walk(module: nn.Module, name: str) -> Iterator[Layer]:

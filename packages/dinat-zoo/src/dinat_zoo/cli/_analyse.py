@@ -14,7 +14,17 @@ from torch import nn
 
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo._isotropic import IsotropicTransformer
-from dinat_zoo.analysis import FORMATS, Field, measured_fields, plot_fields, receptive_fields, table1, write
+from dinat_zoo.analysis import (
+    FORMATS,
+    Cost,
+    Field,
+    measured_fields,
+    plot_fields,
+    receptive_fields,
+    stage_costs,
+    table1,
+    write,
+)
 from dinat_zoo.analysis.structure import check
 from dinat_zoo.cli._arguments import Commands, fail, positive
 
@@ -31,6 +41,7 @@ def add_to(commands: Commands) -> None:
     analyses = parser.add_subparsers(dest="analysis", required=True)
     _add_receptive_field(analyses)
     _add_operators(analyses)
+    _add_cost(analyses)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -139,6 +150,40 @@ def _add_operators(analyses: Commands) -> None:
     parser.add_argument("--kernel-size", type=positive, default=7, help="keys along an axis (default: %(default)s)")
     parser.add_argument("--layers", type=positive, default=2, help="(default: %(default)s)")
     parser.add_argument("--rank", type=positive, default=2, help="axes; the paper counts with 1 (default: %(default)s)")
+
+
+def _add_cost(analyses: Commands) -> None:
+    parser = _add(
+        analyses,
+        "cost",
+        _cost,
+        "parameters and multiply-accumulates",
+        "Parameters, and multiply-accumulates of one image under fvcore's convention, as in the papers' tables.",
+    )
+    _add_models(parser)
+    parser.add_argument("--stages", action="store_true", help="every resolution of a model, not only their sum")
+
+
+@dataclass(frozen=True)
+class _CostRow:
+    """A line of `cost`; as `Cost`."""
+
+    model: str
+    image: tuple[int, int]
+    stage: str
+    parameters: int
+    macs: int
+
+
+def _cost(arguments: argparse.Namespace) -> list[_CostRow]:
+    rows: list[_CostRow] = []
+    for name in arguments.models:
+        model, size = _create(name, arguments.size, "meta")
+        costs = stage_costs(model, size)
+        total = Cost("all", sum(cost.parameters for cost in costs), sum(cost.macs for cost in costs))
+        shown = [*costs, total] if arguments.stages else [total]
+        rows += [_CostRow(name, size, cost.stage, cost.parameters, cost.macs) for cost in shown]
+    return rows
 
 
 def _create(name: str, side: int | None, device: str) -> tuple[nn.Module, tuple[int, int]]:
