@@ -25,6 +25,11 @@ Interval: TypeAlias = tuple[float, float]
 """First and last token, both included; infinite where everything is seen."""
 
 
+Position: TypeAlias = tuple[float, float]
+CENTER: Position = (0.5, 0.5)
+"""Height and width in units of the map's: (0, 0) and (1, 1) are its corners; token i of n is at (i + 0.5) / n."""
+
+
 class AxisLayer(Protocol):
     """One axis of a layer."""
 
@@ -163,3 +168,14 @@ def unbounded(layers: Iterable[AxisLayer], position: int) -> Interval:
     for layer in reversed(list(layers)):
         interval = layer.interval(*interval)
     return interval
+
+
+def token_at(place: float, length: int) -> int:
+    """The token at a place from 0 to 1 of an axis.
+
+    Raises:
+        ValueError: for a place outside.
+    """
+    if not 0 <= place <= 1:
+        raise ValueError(f"position has {place}; it must be between 0 and 1.")
+    return min(int(place * length), length - 1)

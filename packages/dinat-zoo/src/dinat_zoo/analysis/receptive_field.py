@@ -13,12 +13,8 @@ import torch
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
-from dinat_zoo.analysis.axis import AxisLayer, Reach, compose, unbounded
+from dinat_zoo.analysis.axis import CENTER, AxisLayer, Position, Reach, compose, token_at, unbounded
 from dinat_zoo.analysis.structure import Layer, Model, Size, check, image_hw, layers
-
-Position = tuple[float, float]
-CENTER: Position = (0.5, 0.5)
-"""Height and width in units of the map's: (0, 0) and (1, 1) are its corners; token i of n is at (i + 0.5) / n."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,7 @@ def measured_fields(
     outputs = _outputs(prepared, image.requires_grad_(), [known[name] for name in wanted])
     measured = {}
     for name, output in zip(wanted, outputs, strict=True):
-        y, x = (_index(place, length) for place, length in zip(position, output.shape[1:3], strict=True))
+        y, x = (token_at(place, length) for place, length in zip(position, output.shape[1:3], strict=True))
         token = output[0, y, x]
         cotangent = torch.randn(token.shape, generator=generator, dtype=token.dtype).to(token.device)
         (gradient,) = torch.autograd.grad(token @ cotangent, image, retain_graph=True)
@@ -163,16 +159,10 @@ def _axis(axis: list[AxisLayer], length: int, place: float) -> Iterator[_OfAxis]
         own = layer.reach(len(cumulated))
         cumulated = compose(own, cumulated)
         stride *= layer.stride
-        token = _index(place, len(own))
+        token = token_at(place, len(own))
         first, last = unbounded(axis[:i], token)
         extent = None if math.isinf(first) else int(last - first) + 1
         yield _OfAxis(len(own), stride, int(own[token].sum()), extent, cumulated[token])
-
-
-def _index(place: float, length: int) -> int:
-    if not 0 <= place <= 1:
-        raise ValueError(f"position has {place}; it must be between 0 and 1.")
-    return min(int(place * length), length - 1)
 
 
 def _prepared(model: Model) -> Model:

@@ -9,17 +9,25 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from PIL import Image
 from timm.models.swin_transformer import SwinTransformer
 from torch import nn
 
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo._isotropic import IsotropicTransformer
+from dinat_zoo._predict import DEFAULT_MODEL, load_classifier
+from dinat_zoo._weights_file import WeightsError
 from dinat_zoo.analysis import (
     FORMATS,
     Cost,
     Field,
+    attention_span,
+    attention_weights,
+    mean_distance,
     measured_fields,
+    plot_attention,
     plot_fields,
+    plot_span,
     receptive_fields,
     stage_costs,
     table1,
@@ -42,13 +50,15 @@ def add_to(commands: Commands) -> None:
     _add_receptive_field(analyses)
     _add_operators(analyses)
     _add_cost(analyses)
+    _add_span(analyses)
+    _add_attention(analyses)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Analyse, and print the table or write it to a file.
 
     Returns:
-        The exit code: 0; 2 if an argument cannot be right.
+        The exit code: 0; 1 if weights cannot be had; 2 if an argument cannot be right.
     """
     analyse: Run = arguments.analyse
     output: Path | None = arguments.output
@@ -58,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
             print(text)
         else:
             output.write_text(f"{text}\n", encoding="utf-8")
+    except WeightsError as error:
+        return fail(str(error), 1)
     except (ValueError, TypeError, ImportError, OSError) as error:
         return fail(str(error), 2)
     return 0
@@ -183,6 +195,90 @@ def _cost(arguments: argparse.Namespace) -> list[_CostRow]:
         total = Cost("all", sum(cost.parameters for cost in costs), sum(cost.macs for cost in costs))
         shown = [*costs, total] if arguments.stages else [total]
         rows += [_CostRow(name, size, cost.stage, cost.parameters, cost.macs) for cost in shown]
+    return rows
+
+
+def _add_span(analyses: Commands) -> None:
+    parser = _add(
+        analyses,
+        "span",
+        _span,
+        "which tokens a query attends to",
+        "The keys of one query over dilations, as in Figure 1 of the paper.",
+    )
+    parser.add_argument("--map", type=positive, nargs=2, default=(32, 32), metavar=("H", "W"), help="(default: 32 32)")
+    parser.add_argument(
+        "--query", type=int, nargs=2, metavar=("Y", "X"), help="its row and column (default: the middle)"
+    )
+    parser.add_argument("--kernel-size", type=positive, default=7, help="keys along an axis (default: %(default)s)")
+    parser.add_argument("--dilations", type=positive, nargs="+", default=[1, 2, 4], help="(default: 1 2 4)")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the keys: .png, .svg, .pdf")
+
+
+@dataclass(frozen=True)
+class _SpanRow:
+    """A line of `span`: the keys' rows and columns."""
+
+    dilation: int
+    rows: str
+    columns: str
+
+
+def _span(arguments: argparse.Namespace) -> list[_SpanRow]:
+    height, width = arguments.map
+    row, column = arguments.query or (height // 2, width // 2)
+    spans = attention_span((height, width), (row, column), arguments.kernel_size, arguments.dilations)
+    if arguments.plot:
+        plot_span(spans, (row, column)).savefig(arguments.plot)
+    return [
+        _SpanRow(dilation, *(" ".join(map(str, keys.any(axis).nonzero()[0])) for axis in (1, 0)))
+        for dilation, keys in spans.items()
+    ]
+
+
+def _add_attention(analyses: Commands) -> None:
+    parser = _add(
+        analyses,
+        "attention",
+        _attention,
+        "what a query looks at in an image",
+        "The attention weights of one place in an image, per head of one layer of a trained model.",
+    )
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="a name from `dinat-zoo list` (default: %(default)s)")
+    parser.add_argument("--checkpoint", help="weights to use instead of the model's own: a file, a URL, or a name")
+    parser.add_argument("--layer", help="such as levels.0.blocks.1 (default: the last)")
+    parser.add_argument(
+        "--position", type=float, nargs=2, default=(0.5, 0.5), metavar=("Y", "X"), help="of the query: 0 to 1"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the weights over the image: .png, .svg, .pdf")
+
+
+@dataclass(frozen=True)
+class _HeadRow:
+    """A line of `attention`; places are rows and columns of the layer's map, distances are in its tokens."""
+
+    layer: str
+    head: int
+    map_size: tuple[int, int]
+    query: tuple[int, int]
+    strongest: tuple[int, int]
+    weight: float
+    mean_distance: float
+
+
+def _attention(arguments: argparse.Namespace) -> list[_HeadRow]:
+    classifier = load_classifier(arguments.model, arguments.checkpoint)
+    with Image.open(arguments.image) as file:
+        image = classifier.transform(file.copy())
+    weights = attention_weights(classifier.model, image, tuple(arguments.position), arguments.layer)
+    if arguments.plot:
+        plot_attention(image, weights).savefig(arguments.plot)
+    rows = []
+    for head, (values, distance) in enumerate(zip(weights.values, mean_distance(weights).tolist(), strict=True)):
+        strongest = divmod(int(values.argmax()), values.shape[1])
+        figures = (weights.map_size, weights.query, strongest, float(values.max()), distance)
+        rows.append(_HeadRow(weights.layer, head, *figures))
     return rows
 
 
