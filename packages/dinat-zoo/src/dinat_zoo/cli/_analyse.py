@@ -291,5 +291,7 @@ def _create(name: str, side: int | None, device: str) -> tuple[nn.Module, tuple[
     cfg: Any = model.pretrained_cfg
     _, height, width = cfg["input_size"]
     size = (height, width) if side is None else (side, side)
+    if device == "meta" and size == (height, width):
+        return model, size
     sized: dict[str, Any] = {"img_size": size} if isinstance(model, SwinTransformer | IsotropicTransformer) else {}
     return timm.create_model(name, device=device, **sized), size
