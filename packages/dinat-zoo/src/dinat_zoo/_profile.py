@@ -39,13 +39,17 @@ def count_macs(model: BaseTransformer, image_size: int | Size) -> int:
         The count under fvcore's convention. Maps smaller than a window count as large as they are padded.
     """
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    total = 0
+    return sum(macs for _, macs in layer_macs(model, size))
+
+
+def layer_macs(model: BaseTransformer, size: Size) -> Iterator[tuple[nn.Module, int]]:
+    """The modules that count, each once and none within another, with their multiply-accumulates."""
     for layer in _in_order(model):
         if isinstance(layer, nn.Conv2d | PatchMerging):
             stride = layer.stride[0] if isinstance(layer, nn.Conv2d) else 2
             size = -(-size[0] // stride), -(-size[1] // stride)
-        total += _layer(layer, size)
-    return total + _layer(model.get_classifier(), (1, 1))
+        yield layer, _layer(layer, size)
+    yield model.get_classifier(), _layer(model.get_classifier(), (1, 1))
 
 
 def _in_order(model: BaseTransformer) -> Iterator[nn.Module]:

@@ -5,7 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from dinat_zoo.cli import _bench, _classify, _convert, _detect, _features, _info, _list, _segment, _train, _validate
+from dinat_zoo.cli import (
+    _analyse,
+    _bench,
+    _classify,
+    _convert,
+    _detect,
+    _features,
+    _info,
+    _list,
+    _segment,
+    _train,
+    _validate,
+)
 
 COMMANDS = (
     _list,
@@ -18,6 +30,7 @@ COMMANDS = (
     _validate,
     _convert,
     _bench,
+    _analyse,
 )
 
 

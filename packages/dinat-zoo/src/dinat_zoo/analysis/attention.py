@@ -1,0 +1,142 @@
+"""Where attention looks: the keys of one query over dilations, and the weights that a model gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dinat_zoo._attention import SelfAttention2D
+from dinat_zoo._base import BaseTransformer
+from dinat_zoo._blocks import Block
+from dinat_zoo.analysis.axis import CENTER, Neighborhood, Position, Reach, token_at
+from dinat_zoo.analysis.structure import Size
+from natten_core import NeighborhoodAttention2D, na2d_qk
+
+
+def attention_span(map_size: Size, query: Size, kernel_size: int, dilations: Sequence[int]) -> dict[int, Reach]:
+    """The keys of one query for each dilation, as in Figure 1.
+
+    Args:
+        map_size: height and width of the map.
+        query: row and column of the query on it.
+        kernel_size: keys along an axis.
+        dilations: each at most the shorter side over the kernel size.
+
+    Returns:
+        For each dilation `[height, width]`: whether the query attends to a token.
+
+    Raises:
+        ValueError: for a query outside the map, or a window or a dilation that does not fit it.
+    """
+    if not all(0 <= place < length for place, length in zip(query, map_size, strict=True)):
+        raise ValueError(f"query is {query}; it must lie on the map of {map_size[0]}x{map_size[1]} tokens.")
+    for dilation in dilations:
+        if dilation < 1 or kernel_size < 1 or kernel_size * dilation > min(map_size):
+            fits = (
+                f"kernel_size * dilation must be at most {min(map_size)}, the map's shorter side, and both at least 1"
+            )
+            raise ValueError(f"dilations has {dilation} for kernel_size={kernel_size}; {fits}.")
+    spans = {}
+    for dilation in dilations:
+        layer = Neighborhood(kernel_size, dilation)
+        rows, columns = (layer.reach(length)[place] for length, place in zip(map_size, query, strict=True))
+        spans[dilation] = rows[:, None] & columns
+    return spans
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The attention weights of one query.
+
+    Attributes:
+        layer: path of the block in the model.
+        query: row and column of the query on the block's map.
+        map_size: height and width of the map.
+        values: `[heads, height, width]` in the model's dtype, on the CPU; 0 where the query does not look. A map that
+            is smaller than the window is padded, and what its padding is given lies beyond `map_size`.
+    """
+
+    layer: str
+    query: Size
+    map_size: Size
+    values: Tensor
+
+
+def attention_layers(model: BaseTransformer) -> list[str]:
+    """The paths of a model's blocks, in order."""
+    return [name for name, module in model.named_modules() if isinstance(module, Block)]
+
+
+@torch.no_grad()
+def attention_weights(
+    model: BaseTransformer, image: Tensor, position: Position = CENTER, layer: str | None = None
+) -> Weights:
+    """The weights of one query in one block: the softmax of eq. 2 or 5, from the model's own queries, keys and bias.
+
+    Args:
+        model: of this package, in eval mode.
+        image: `[channels, height, width]`, as the model takes it.
+        position: where the query is on the block's map, as in `receptive_fields`.
+        layer: path of the block, of `attention_layers`; the last one if None.
+
+    Raises:
+        ValueError: for a layer that there is not, a position outside the map, or an image that is no single one.
+    """
+    names = attention_layers(model)
+    layer = names[-1] if layer is None else layer
+    if layer not in names:
+        raise ValueError(f"layer is {layer!r}; it must be one of {', '.join(names)}.")
+    if image.ndim != 3:
+        raise ValueError(f"image has shape {list(image.shape)}; it must be [channels, height, width], without a batch.")
+    attn = model.get_submodule(layer).get_submodule("attn")
+    assert isinstance(attn, NeighborhoodAttention2D | SelfAttention2D)
+    found: dict[str, Tensor] = {}
+    hooks = [
+        attn.register_forward_pre_hook(lambda module, inputs: found.update(x=inputs[0])),
+        attn.qkv.register_forward_hook(lambda module, inputs, output: found.update(qkv=output)),
+    ]
+    try:
+        model.forward_features(image[None])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    height, width = found["x"].shape[1:3]
+    query = token_at(position[0], height), token_at(position[1], width)
+    return Weights(layer, query, (height, width), _of_query(attn, found["qkv"], query).cpu())
+
+
+def _of_query(attn: nn.Module, qkv: Tensor, query: Size) -> Tensor:
+    """`[heads, height, width]` of the map that the block attends within, its padding included."""
+    _, height, width, _ = qkv.shape
+    row, column = query
+    if isinstance(attn, NeighborhoodAttention2D):
+        q, k, _ = qkv.unflatten(-1, (3, attn.num_heads, attn.head_dim)).unbind(-3)
+        scores = na2d_qk(q, k, attn.kernel_size, dilation=attn.dilation, scale=attn.scale, rpb=attn.rpb)
+        seen = [
+            torch.from_numpy(Neighborhood(*of).reach(length)[place])
+            for *of, length, place in zip(attn.kernel_size, attn.dilation, (height, width), query, strict=True)
+        ]
+        values = torch.zeros(attn.num_heads, height, width, dtype=qkv.dtype, device=qkv.device)
+        # The keys of a window are in row-major order, and so are the places that a mask names.
+        values[:, (seen[0][:, None] & seen[1]).to(qkv.device)] = scores[0, row, column].softmax(-1)
+        return values
+    assert isinstance(attn, SelfAttention2D)
+    q, k, _ = qkv.flatten(1, 2).unflatten(-1, (3, attn.num_heads, -1)).unbind(-3)
+    token = row * width + column
+    scores = torch.einsum("hd,thd->ht", q[0, token], k[0]) * q.shape[-1] ** -0.5 + attn.bias()[:, token].to(q.dtype)
+    weights: Tensor = scores.softmax(-1).unflatten(-1, (height, width))
+    return weights
+
+
+def mean_distance(weights: Weights) -> NDArray[np.float64]:
+    """How far each head looks on average, in tokens: `[heads]`, the weighted distance from the query."""
+    values = weights.values.double().numpy()
+    y, x = np.ogrid[: values.shape[1], : values.shape[2]]
+    distance: NDArray[np.float64] = np.hypot(y - weights.query[0], x - weights.query[1])
+    averaged: NDArray[np.float64] = (values * distance).sum((1, 2))
+    return averaged

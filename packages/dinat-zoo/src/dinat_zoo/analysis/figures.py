@@ -1,0 +1,94 @@
+"""What the analyses draw, with matplotlib: `pip install 'dinat-zoo[analysis]'`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from dinat_zoo.analysis.attention import Weights
+from dinat_zoo.analysis.axis import Reach
+from dinat_zoo.analysis.structure import Size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plot_fields(fields: Mapping[str, Reach], title: str = "") -> Figure:
+    """The pixels that a token sees, a panel per model or layer.
+
+    Args:
+        fields: `[height, width]` of an image, under the name of each panel.
+        title: above all.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    figure, panels = _panels(len(fields))
+    for axes, (name, seen) in zip(panels, fields.items(), strict=True):
+        axes.imshow(seen, cmap="Blues", vmin=0, vmax=1.4, interpolation="nearest")
+        axes.set_title(f"{name}\n{seen.mean():.1%} of the pixels", fontsize="small")
+    figure.suptitle(title)
+    return figure
+
+
+def plot_span(spans: Mapping[int, Reach], query: Size) -> Figure:
+    """The keys of one query, a panel per dilation: Figure 1.
+
+    Args:
+        spans: what `attention_span` gives.
+        query: row and column of the query, which is marked.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    figure, panels = _panels(len(spans))
+    for axes, (dilation, keys) in zip(panels, spans.items(), strict=True):
+        axes.imshow(keys, cmap="Blues", vmin=0, vmax=1.4, interpolation="nearest")
+        axes.plot(query[1], query[0], "s", color="tab:red", markersize=4)
+        axes.set_title(f"dilation {dilation}", fontsize="small")
+    return figure
+
+
+def plot_attention(image: Tensor, weights: Weights) -> Figure:
+    """What a query looks at, over the image: a panel per head.
+
+    Args:
+        image: `[channels, height, width]`, as the model took it; its range is stretched to be seen.
+        weights: what `attention_weights` gives.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    pixels = image.detach().cpu().float().mean(0).numpy()
+    (height, width), (rows, columns) = pixels.shape, weights.map_size
+    values = weights.values[:, :rows, :columns].float().numpy()
+    figure, panels = _panels(len(values))
+    for head, (axes, of_head) in enumerate(zip(panels, values, strict=True)):
+        axes.imshow(pixels, cmap="gray", extent=(0, width, height, 0))
+        axes.imshow(np.ma.masked_equal(of_head, 0), cmap="viridis", vmin=0, alpha=0.6, extent=(0, width, height, 0))
+        y, x = ((place + 0.5) / of for place, of in zip(weights.query, weights.map_size, strict=True))
+        axes.plot(x * width, y * height, "s", color="tab:red", markersize=4)
+        axes.set_title(f"head {head}", fontsize="small")
+    figure.suptitle(weights.layer, fontsize="small")
+    return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Any]]:
+    """A figure with a row of panels without ticks."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("plots need matplotlib: pip install 'dinat-zoo[analysis]'") from error
+    columns = min(count, 4)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(3 * columns, 3.3 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for axes in panels:
+        axes.set_xticks([])
+        axes.set_yticks([])
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    return figure, panels[:count]
