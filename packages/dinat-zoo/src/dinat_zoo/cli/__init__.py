@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from dinat_zoo.cli import _classify, _convert, _list
+from dinat_zoo.cli import _classify, _convert, _export, _list
 
 COMMANDS = (
     _list,
     _classify,
     _convert,
+    _export,
 )
 
 
