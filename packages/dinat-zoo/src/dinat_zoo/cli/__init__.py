@@ -11,6 +11,19 @@ from dinat_zoo.cli import (
     _classify,
     _convert,
     _detect,
+    _export,
+    _features,
+    _info,
+    _list,
+    _segment,
+    _train,
+    _validate,
+)
+    _analyse,
+    _bench,
+    _classify,
+    _convert,
+    _detect,
     _features,
     _info,
     _list,
@@ -31,6 +44,7 @@ COMMANDS = (
     _convert,
     _bench,
     _analyse,
+    _export,
 )
 
 
