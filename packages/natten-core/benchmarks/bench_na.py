@@ -1,7 +1,8 @@
 """Times neighborhood attention against the best that plain torch can do, in one process, taking turns.
 
-    python bench_na.py                  every problem, one thread and all; half an hour or more
-    python bench_na.py --short          P0 against the best peers, about a minute
+    python bench_na.py                  every problem, one thread and all, about ten minutes
+    python bench_na.py --long           the same with more tiles and rounds, an hour or more
+    python bench_na.py --short          P0 against the best peers, less than a minute
     python bench_na.py --problems p0-d1 1d-4096 --threads 2 --out results/machine.json
 
 Prints, per problem, mode and number of threads: median and quartiles in ms, useful GFLOP/s, the share of the speed
@@ -27,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ["NATTEN_CORE_ISA"] = options.isa
     # Only now, because natten_core reads NATTEN_CORE_ISA when it is imported.
     from harness import machine, problems, report
-    from harness.run import SHORT, TINY, Effort, run
+    from harness.run import LONG, SHORT, TINY, Effort, run
 
     table = problems.TINY if options.tiny else problems.PROBLEMS
     if options.list:
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise SystemExit(f"no problem {', '.join(sorted(unknown))}; there are {', '.join(table)}")
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = options.threads or ([1] if options.tiny else sorted({1, cpus}))
-    effort = TINY if options.tiny else SHORT if options.short else Effort()
+    effort = TINY if options.tiny else SHORT if options.short else LONG if options.long else Effort()
 
     about = machine.facts()
     print(f"{about['cpu']}, torch {about['torch']}, load {about['load'][0]}\n", flush=True)
@@ -61,6 +62,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--short", action="store_true", help="P0 only, fewer tile sizes and rounds")
+    parser.add_argument("--long", action="store_true", help="more tile sizes and rounds")
     parser.add_argument("--tiny", action="store_true", help="tiny problems: tests that the benchmark works")
     parser.add_argument("--list", action="store_true", help="list the problems and stop")
     parser.add_argument("--problems", nargs="+", metavar="NAME", help="these problems (default: all)")

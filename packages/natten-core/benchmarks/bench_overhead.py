@@ -5,7 +5,8 @@
 
 Prints microseconds per call, on one thread. Beside ours stand the kernel alone, called with what it needs in hand; the
 operator through torch's dispatcher; a registered operator that does nothing but make its results, the least that a
-dispatched one can cost; and torch's own attention over the same tokens.
+dispatched one can cost; and torch's own attention over the same tokens. Then the kernel alone on small maps, told to
+use one thread and two: two must not lose.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from torch import Tensor
 
 import natten_core
 from natten_core import _ops
-from natten_core.backends import _handle, cpu
+from natten_core.backends import _handle
 
 SHAPE = (1, 3, 3, 1, 4)
 SETTINGS: tuple[Any, ...] = ((3, 3), (1, 1), (1, 1), (0, 0), 0.5)
+SMALL_MAPS = ((1, 3, 3, 1, 4), (1, 7, 7, 2, 32), (1, 14, 14, 4, 32), (1, 28, 28, 4, 32))
 HEADER = ("call", "us", "q1 - q3", "min")
 
 
@@ -80,19 +82,27 @@ def calls() -> dict[str, Callable[[], object]]:
         "na2d_qkvpacked and backward": lambda: torch.autograd.grad(na2d_qkvpacked(packed), packed, grad),
         "operator and backward": lambda: torch.autograd.grad(operator(*leaves), leaves, grad),
         "torch's attention and backward": lambda: torch.autograd.grad(attention(*leaves), leaves, grad),
+        **{
+            f"kernel alone, {'x'.join(map(str, shape))}, {report.threads({'threads': threads})}": kernel(
+                *torch.randn(3, *shape).unbind(), threads=threads
+            )
+            for shape in SMALL_MAPS
+            for threads in (1, 2)
+        },
     }
 
 
-def kernel(query: Tensor, key: Tensor, value: Tensor) -> Callable[[], object]:
+def kernel(query: Tensor, key: Tensor, value: Tensor, threads: int = 1) -> Callable[[], object]:
     """The compiled function, with addresses and strides at hand."""
-    output, lse = torch.empty(SHAPE), torch.empty(SHAPE[:-1])
-    problem = _handle.make(query.dtype, *(SHAPE,) * 3, None, None, None, *SETTINGS)
+    shape = tuple(query.shape)
+    output, lse = torch.empty(shape), torch.empty(shape[:-1])
+    problem = _handle.make(query.dtype, *(shape,) * 3, None, None, None, *SETTINGS)
     spans = [_handle.span(tensor) for tensor in (query, key, value)]
     results = [_handle.span(tensor) for tensor in (output, lse)]
-    kept, forward = (output, lse), _handle.kernels().cpu_forward
+    kept, forward = (query, key, value, output, lse), _handle.kernels().cpu_forward
 
     def call() -> object:
-        forward(problem, cpu.threads(), *spans, 0, None, None, *results)
+        forward(problem, threads, *spans, 0, None, None, *results)
         return kept  # the memory must live as long as the call
 
     return call

@@ -1,20 +1,27 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import bench_na
 import bench_overhead
+import bench_plot
+import peers
 import pytest
 import torch
-from harness import check, report
+from harness import check, report, run, timing
 from harness.contenders import Contender, Workbench
 from harness.machine import Floors
-from harness.problems import PROBLEMS, TINY
+from harness.problems import PROBLEMS, TINY, Problem
 from harness.timing import interleave, ratio
 
 import natten_core
 
+OURS = {"natten-core", "natten-core packed", "natten-core two-stage"}
 CONTENDERS = {"reference", "unfold", "dense-sdpa", "tiled-sdpa", "tiled-bmm", "tiled-recompute"}
 
 
@@ -34,7 +41,7 @@ def test_short_run_records_times_checks_and_machine(tmp_path: Path, capsys: pyte
     seen = [(m["problem"], m["mode"], m["threads"]) for m in record["measurements"]]
     assert seen == [(name, mode, 1) for name in TINY for mode in ("forward", "forward+backward")]
     compiled = natten_core.build_info()["missing"] is None
-    expected = CONTENDERS | ({"natten-core", "natten-core packed"} if compiled else set())
+    expected = CONTENDERS | (OURS if compiled else set())
     for entry in record["measurements"]:
         assert {row["name"] for row in entry["contenders"]} == expected
         assert all(row["ms"]["min"] > 0 and row["ms"]["q1"] <= row["ms"]["q3"] for row in entry["contenders"])
@@ -74,6 +81,42 @@ def test_wrong_results_are_found_and_fail_the_run(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Workbench, "reference", lambda self: [wrong] if self.problem is bench.problem else [])
     assert bench_na.main(["--tiny", "--problems", "tiny-d1"]) == 1
+
+
+def test_peers_that_are_missing_are_skipped_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flex(problem: Problem) -> peers.Peer:
+        return peers.Flex(problem, compiler=lambda function, **_: function)
+
+    monkeypatch.setitem(sys.modules, "natten", None)  # as if it were not installed
+    monkeypatch.setitem(peers.FORWARD_ONLY, "flex", flex)
+    effort = replace(run.TINY, plain_peers=False, forward_only_peers=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile", UserWarning)
+        result = run.run([TINY["tiny-d2"]], [1], effort)
+    timed = [{row["name"] for row in entry["contenders"]} for entry in result["measurements"]]
+    assert ["flex" in names for names in timed] == [True, False]
+    assert not any("natten" in names for names in timed)
+    (skipped,) = [skip for skip in result["skipped"] if skip["contender"] == "natten"]
+    assert skipped["problem"] == "tiny-d2"
+    assert "natten" in skipped["reason"]
+
+
+def test_a_slow_call_sits_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SLOW_SECONDS", 1e-3)
+    samples = interleave({"slow": lambda: time.sleep(2e-3), "quick": lambda: None}, 0, 5, sample_seconds=0)
+    assert len(samples["slow"].wall) == timing.SLOW_ROUNDS
+    assert len(samples["quick"].wall) == 5
+    assert ratio(samples["slow"], samples["quick"])["median"] > 1
+
+
+def test_picture(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    results, picture = tmp_path / "tiny.json", tmp_path / "tiny.svg"
+    bench_na.main(["--tiny", "--problems", "tiny-d1", "--threads", "1", "--out", str(results)])
+    assert bench_plot.main([str(results), str(picture)]) == 0
+    drawn = picture.read_text()
+    assert drawn.startswith("<?xml")
+    assert len(drawn) > 10_000
 
 
 def test_not_a_number_is_wrong() -> None:

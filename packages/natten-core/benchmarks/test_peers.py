@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 from harness.problems import TINY, Problem
-from peers import PLAIN, TILED
+from peers import PLAIN, TILED, Flex
 
 import natten_core
 
@@ -67,3 +67,12 @@ def test_tiled_peers_agree_with_the_reference_in_every_cut(name: str, problem: P
 def test_a_tile_that_does_not_divide_the_map_is_refused() -> None:
     with pytest.raises(ValueError, match="tile 5 with dilation 2"):
         TILED["tiled-bmm"](CASES[4], (7, 5), None)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
+@pytest.mark.parametrize("problem", [*CASES, *TINY.values()], ids=lambda problem: problem.name)
+def test_flex_agrees_with_the_reference(problem: Problem) -> None:
+    """Uncompiled, which is the same mathematics and saves the compiler's minute."""
+    inputs = problem.inputs()
+    flex = Flex(problem, compiler=lambda function, **_: function)
+    agree([flex(*inputs)], reference(problem)[:1])

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from peers import PLAIN, TILED, Peer
+from peers import FORWARD_ONLY, PLAIN, TILED, Peer
 from torch import Tensor
 
 import natten_core
-from harness.problems import Problem
+from harness.problems import MODES, Problem
 from harness.timing import quickest
 
 GIB = 1 << 30
@@ -36,6 +36,7 @@ class Contender:
         attend: from `inputs` to the output.
         inputs: query, key, value and bias, or packed qkv and bias; leaves that want gradients.
         grad: of the output.
+        modes: in which it can be timed.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Contender:
     attend: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
     grad: Tensor
+    modes: tuple[str, ...] = MODES
 
     def forward(self) -> Tensor:
         with torch.no_grad():
@@ -53,7 +55,7 @@ class Contender:
         return torch.autograd.grad(self.attend(*self.inputs), self.inputs, self.grad)
 
     def call(self, mode: str) -> Callable[[], object]:
-        return self.forward if mode == "forward" else self.forward_backward
+        return self.forward if mode == MODES[0] else self.forward_backward
 
     def results(self) -> list[Tensor]:
         """Output, dq, dk, dv and dbias."""
@@ -78,7 +80,7 @@ class Workbench:
         return cls(problem, inputs, torch.randn(inputs[0].shape, generator=generator, dtype=problem.dtype))
 
     def ours(self) -> list[Contender]:
-        """Separate and packed inputs, on the cpu backend.
+        """Separate and packed inputs, and the two stages apart with a softmax between them, on the cpu backend.
 
         Raises:
             NotImplementedError: the backend cannot run the problem, or there are no compiled kernels.
@@ -97,10 +99,19 @@ class Workbench:
             output: Tensor = packed_op(qkv, problem.kernel_size, dilation=problem.dilation, rpb=rpb, backend="cpu")
             return output
 
+        qk, av = (getattr(natten_core, f"na{problem.rank}d_{stage}") for stage in ("qk", "av"))
+        scale = problem.head_dim**-0.5
+
+        def two_stages(query: Tensor, key: Tensor, value: Tensor, rpb: Tensor) -> Tensor:
+            window = {"kernel_size": problem.kernel_size, "dilation": problem.dilation, "backend": "cpu"}
+            output: Tensor = av(qk(query, key, **window, rpb=rpb, scale=scale).softmax(-1), value, **window)
+            return output
+
         qkv = torch.stack([x.detach() for x in (query, key, value)], dim=-3).requires_grad_()
         return [
             Contender("natten-core", "ours", found.kernel, separate, self.inputs, self.grad),
             Contender("natten-core packed", "ours", found.kernel, packed, (qkv, rpb), self.grad),
+            Contender("natten-core two-stage", "ours", found.kernel, two_stages, self.inputs, self.grad),
         ]
 
     def reference(self) -> list[Contender]:
@@ -117,6 +128,20 @@ class Workbench:
         scores = self.problem.batch * self.problem.heads * self.problem.tokens**2 * self.problem.dtype.itemsize
         size = {"unfold": self._windows_bytes(), "dense-sdpa": scores}
         return [self._peer(name, "", make(self.problem)) for name, make in PLAIN.items() if size[name] <= PEER_BYTES]
+
+    def forward_only_peers(self) -> tuple[list[Contender], dict[str, str]]:
+        """Those that work here, and why the others do not. Tries each once: compilers and libraries may be missing."""
+        found, reasons = [], {}
+        for name, make in FORWARD_ONLY.items():
+            try:
+                peer = self._peer(name, "", make(self.problem), MODES[:1])
+                peer.forward()
+            except Exception as error:  # whatever it is, it is the reason
+                first_line = next(iter(str(error).splitlines()), "")
+                reasons[name] = f"{type(error).__name__}: {first_line}"
+            else:
+                found.append(peer)
+        return found, reasons
 
     def tuned_peer(self, name: str, mode: str, tiles: int, repeats: int) -> Contender:
         """The peer at the quickest of `tiles` tile sizes, then at the quickest size of its pieces."""
@@ -136,8 +161,8 @@ class Workbench:
                 best, best_seconds = config, seconds
         return best
 
-    def _peer(self, name: str, config: str, attend: Peer) -> Contender:
-        return Contender(name, "peer", config, attend, self.inputs, self.grad)
+    def _peer(self, name: str, config: str, attend: Peer, modes: tuple[str, ...] = MODES) -> Contender:
+        return Contender(name, "peer", config, attend, self.inputs, self.grad, modes)
 
     def _natten_core(self, query: Tensor, key: Tensor, value: Tensor, rpb: Tensor, backend: str) -> Tensor:
         output: Tensor = natten_core.neighborhood_attention(

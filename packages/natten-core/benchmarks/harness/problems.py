@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+MODES = ("forward", "forward+backward")
+
 
 @dataclass(frozen=True)
 class Problem:

@@ -13,10 +13,8 @@ from harness import report
 from harness.check import check
 from harness.contenders import Contender, Workbench
 from harness.machine import Floors, measure_floors
-from harness.problems import Problem
+from harness.problems import MODES, Problem
 from harness.timing import interleave, ratio
-
-MODES = ("forward", "forward+backward")
 
 
 @dataclass(frozen=True)
@@ -29,26 +27,34 @@ class Effort:
         seconds: for the measurement itself, at least `min_rounds` rounds.
         sample_seconds: short calls are repeated to fill this.
         plain_peers: whether to time unfold and dense attention too, which are never the best.
+        forward_only_peers: whether to time FlexAttention and NATTEN too, nor are they.
         tiny: floors from tiny tensors, worth nothing but quick.
     """
 
-    tiles: int = 16
-    repeats: int = 3
-    seconds: float = 12
+    tiles: int = 6
+    repeats: int = 2
+    seconds: float = 3
     min_rounds: int = 7
     sample_seconds: float = 0.02
     plain_peers: bool = True
+    forward_only_peers: bool = True
     tiny: bool = False
 
 
-SHORT = Effort(tiles=3, repeats=2, seconds=3, min_rounds=5, plain_peers=False)
-TINY = Effort(tiles=1, repeats=1, seconds=0, min_rounds=2, sample_seconds=0, tiny=True)
+SHORT = Effort(tiles=3, repeats=2, seconds=3, min_rounds=5, plain_peers=False, forward_only_peers=False)
+LONG = Effort(tiles=16, repeats=3, seconds=12)
+TINY = Effort(tiles=1, repeats=1, seconds=0, min_rounds=2, sample_seconds=0, forward_only_peers=False, tiny=True)
 
 
 def run(problems: Iterable[Problem], threads: Iterable[int], effort: Effort) -> dict[str, Any]:
     """Measures and prints as it goes; returns all of it, JSON-able."""
-    result: dict[str, Any] = {"floors": [], "checks": [], "skipped": {}, "measurements": []}
+    result: dict[str, Any] = {"floors": [], "checks": [], "skipped": [], "measurements": []}
     threads, floors, before = list(threads), {}, torch.get_num_threads()
+
+    def skip(problem: Problem, contender: str, reason: str) -> None:
+        result["skipped"].append({"problem": problem.name, "contender": contender, "reason": reason})
+        print(f"{problem.name}: {contender} is not timed, {reason}\n", flush=True)
+
     try:
         for problem in problems:
             torch.set_num_threads(max(threads))
@@ -56,9 +62,14 @@ def run(problems: Iterable[Problem], threads: Iterable[int], effort: Effort) -> 
             try:
                 ours = bench.ours()
             except NotImplementedError as error:
-                ours, result["skipped"][problem.name] = [], f"natten-core: {error}"
-                print(f"{problem.name}: not timed, {error}\n", flush=True)
+                ours = []
+                skip(problem, "natten-core", str(error))
             fixed = [*ours, *bench.reference(), *(bench.plain_peers() if effort.plain_peers else ())]
+            if effort.forward_only_peers:
+                peers, reasons = bench.forward_only_peers()
+                for name, reason in reasons.items():
+                    skip(problem, name, reason)
+                fixed += peers
             checked = [contender for contender in fixed if contender.family != "peer"]
             result["checks"] += [outcome.as_dict() for outcome in check(bench, checked)]
             for count in threads:
@@ -80,7 +91,7 @@ def measure(bench: Workbench, fixed: list[Contender], mode: str, floors: Floors,
     """One mode at torch's present number of threads, the tiled peers at their best configurations."""
     problem = bench.problem
     tuned = [bench.tuned_peer(name, mode, effort.tiles, effort.repeats) for name in TILED]
-    contenders = [*fixed, *tuned]
+    contenders = [*(contender for contender in fixed if mode in contender.modes), *tuned]
     calls = {c.name: c.call(mode) for c in contenders}
     samples = interleave(calls, effort.seconds, effort.min_rounds, effort.sample_seconds)
     summaries = {name: sample.summary() for name, sample in samples.items()}
@@ -93,6 +104,7 @@ def measure(bench: Workbench, fixed: list[Contender], mode: str, floors: Floors,
         "mode": mode,
         "threads": floors.threads,
         "floor_ms": floor,
+        "floors_ms": floors.apart(problem, mode),
         "contenders": [
             {
                 "name": c.name,

@@ -13,6 +13,8 @@ from statistics import median, quantiles
 
 Call = Callable[[], object]
 
+SLOW_SECONDS, SLOW_ROUNDS = 0.2, 3
+
 
 @dataclass(frozen=True)
 class Samples:
@@ -31,8 +33,11 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def ratio(ours: Samples, other: Samples) -> dict[str, float]:
-    """Of the elapsed times, round by round: what slows the machine for a while slows both."""
-    return spread([a / b for a, b in zip(ours.wall, other.wall, strict=True)])
+    """Of the elapsed times, round by round: what slows the machine for a while slows both.
+
+    A slow call has the first rounds only.
+    """
+    return spread([a / b for a, b in zip(ours.wall, other.wall, strict=False)])
 
 
 def interleave(
@@ -40,16 +45,21 @@ def interleave(
 ) -> dict[str, Samples]:
     """Times all calls in rounds, each in random order, until `seconds` have passed and `min_rounds` are done.
 
-    Every sample follows one call that is not timed, and repeats short calls to last `sample_seconds`.
+    Every sample follows one call that is not timed, and repeats short calls to last `sample_seconds`. A call that takes
+    longer than `SLOW_SECONDS` sits out after `SLOW_ROUNDS` rounds.
     """
     with no_collection():
-        repeats = {name: max(1, round(sample_seconds / quickest(call, 1))) for name, call in calls.items()}
+        took = {name: quickest(call, 1) for name, call in calls.items()}
+        repeats = {name: max(1, round(sample_seconds / seconds)) for name, seconds in took.items()}
+        slow = {name for name, seconds in took.items() if seconds > SLOW_SECONDS}
         samples = {name: Samples([], []) for name in calls}
         order, shuffle = list(calls), random.Random(0).shuffle
         start, rounds = time.perf_counter(), 0
         while rounds < min_rounds or time.perf_counter() - start < seconds:
             shuffle(order)
             for name in order:
+                if name in slow and rounds >= SLOW_ROUNDS:
+                    continue
                 wall, cpu = _sample(calls[name], repeats[name])
                 samples[name].wall.append(1e3 * wall)
                 samples[name].cpu.append(1e3 * cpu)
