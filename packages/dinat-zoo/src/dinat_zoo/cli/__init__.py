@@ -19,18 +19,6 @@ from dinat_zoo.cli import (
     _train,
     _validate,
 )
-    _analyse,
-    _bench,
-    _classify,
-    _convert,
-    _detect,
-    _features,
-    _info,
-    _list,
-    _segment,
-    _train,
-    _validate,
-)
 
 COMMANDS = (
     _list,
