@@ -88,12 +88,16 @@ def tests(session: nox.Session) -> None:
 def dense_clients(session: nox.Session) -> None:
     """Other libraries' detection and segmentation models on our backbones, with these libraries installed."""
     python = environment(session, "dense-clients", group("dense-clients"), beside=shared(session))
-    run(session, python, "-m", "pytest", "packages/dinat-zoo/tests/dense/test_clients.py", *session.posargs)
+    tests = [f"packages/dinat-zoo/tests/dense/test_{name}.py" for name in ("clients", "mask2former", "adapters")]
+    run(session, python, "-m", "pytest", *tests, *session.posargs)
 
 
 @nox.session
 def timm_tests(session: nox.Session) -> None:
-    """timm's own tests/test_models.py, from its sdist, on our small models; arguments are patterns of other models."""
+    """timm's own tests/test_models.py, from its sdist, on our small models; arguments are patterns of other models.
+
+    With `--record` among them the results go into the table that docs/reference/models.md is made of.
+    """
     python = shared(session)
     release = str(session.run(str(python), "-c", "import timm; print(timm.__version__)", silent=True)).strip()
     home = ROOT / "build" / "timm"
@@ -106,7 +110,10 @@ def timm_tests(session: nox.Session) -> None:
             sdist.extract(f"timm-{release}/{name}", home, filter="data")
     unpacked = home / f"timm-{release}"
     options = ("-c", unpacked / "pyproject.toml", "-p", "timm_suite", "-q", "--durations=5")
-    models = ("--zoo-models", *(session.posargs or SMALL_MODELS))
+    patterns = [argument for argument in session.posargs if argument != "--record"]
+    models = ["--zoo-models", *(patterns or SMALL_MODELS)]
+    if "--record" in session.posargs:
+        models += ["--zoo-record", str(ROOT / "packages/dinat-zoo/tests/data/timm-tests.csv")]
     environ = {"PYTHONPATH": str(ROOT / "ci")}
     run(session, python.parent / "pytest", *options, unpacked / "tests/test_models.py", *models, env=environ)
 

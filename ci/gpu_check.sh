@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks the CUDA kernels on a machine with a GPU, in stages of less than nine minutes:
 #
-#     ci/gpu_check.sh build|tests|rest|sanitize|op|op-more|models|all [FOLDER]
+#     ci/gpu_check.sh build|tests|rest|sanitize|op|op-more|models|box|all [FOLDER]
 #
 # It needs Python with torch, nvcc, scikit-build-core, pybind11, cmake, ninja and pytest, and no package registry. The
 # wheel is built for the GPUs of this machine alone and put into build/gpu; a compiled module that lies in the source
@@ -55,16 +55,23 @@ tests() { pytest_ tests "$core"/tests/test_cuda*.py "$core"/tests/cuda_primitive
 rest() { pytest_ rest "$core/tests" --ignore="$core/tests/cuda_host" --ignore="$core/tests/cuda_primitives" --deselect "$core/tests/test_cuda.py"; }
 
 sanitize() {
-  local status=0 tool cases
+  local both="level4 or level3-dilated or 8x8 or 2d-dilated-remainder or 2d-additional-grouped or 3d-everything"
+  local more="level3- or 2d-prime or kernel-5 or dense-head-dim-24 or head-dim-36"
+  sanitized sanitize "not box- and ($both)" "not box- and ($both or $more)"
+}
+
+# Under racecheck the cases of the second argument, under memcheck those of the third.
+sanitized() {
+  local status=0 name=$1 tool cases seconds
   for tool in memcheck racecheck; do
-    cases="level4 or level3-dilated or 8x8 or 2d-dilated-remainder or 2d-additional-grouped or 3d-everything"
-    [[ $tool == memcheck ]] && cases+=" or level3- or 2d-prime or kernel-5 or dense-head-dim-24 or head-dim-36"
+    cases=$2 seconds=$(left)
+    [[ $tool == memcheck ]] && cases=$3 seconds=$((seconds * 3 / 5))
     # Without torch's caching, so that every tensor has bounds of its own.
-    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout "$(($(left) / 2 + 60))" compute-sanitizer --tool "$tool" \
-      --kernel-name kernel_substring=natten --error-exitcode 9 --log-file "$out/$tool.txt" \
+    PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout "$seconds" compute-sanitizer --tool "$tool" \
+      --kernel-name kernel_substring=natten --error-exitcode 9 --log-file "$out/$name-$tool.txt" \
       $python -m pytest -q -x -p no:cacheprovider -W default "$core/tests/test_cuda.py" \
-      -k "test_values_and_gradients and not packed and ($cases)" > "$out/$tool-tests.txt" 2>&1 || status=$?
-    echo "$tool: $(tail -n 1 "$out/$tool-tests.txt"); $(tail -n 1 "$out/$tool.txt")"
+      -k "test_values_and_gradients and not packed and ($cases)" > "$out/$name-$tool-tests.txt" 2>&1 || status=$?
+    echo "$tool: $(tail -n 1 "$out/$name-$tool-tests.txt"); $(tail -n 1 "$out/$name-$tool.txt")"
   done
   return $status
 }
@@ -81,16 +88,27 @@ op-more() {
     --seconds "$(($(left) - 60))" --out "$out/op-others.json" | tee "$out/op-others.txt"
 }
 
+# All of it for the box kernels, whose tests are in the stage `tests` too.
+box() {
+  local status=0
+  pytest_ box "$core/tests/test_cuda.py" -k "box- or explain" || status=1
+  $python $core/benchmarks/bench_cuda.py --dtypes bf16 --batches 8 --others --families --peers natten --rounds 15 \
+    --problems video video-head-dim-64 --seconds "$(($(left) - 60))" --out "$out/op-box.json" |
+    tee "$out/op-box.txt" || status=1
+  sanitized box "box- and (3d-half or 1d-long or 2d-grouped)" "box- and (3d- or 1d-long or 2d-grouped or video-)" || status=1
+  return $status
+}
+
 models() {
   $python $core/benchmarks/bench_cuda_models.py --seconds "$(($(left) - 60))" --out "$out/models.json" |
     tee "$out/models.txt"
 }
 
 case $stage in
-  build | tests | rest | sanitize | op | op-more | models) ;;
+  build | tests | rest | sanitize | op | op-more | models | box) ;;
   all)
     status=0
-    for each in build tests rest sanitize op op-more models; do "$0" "$each" "$out" || status=1; done
+    for each in build tests rest sanitize op op-more models box; do "$0" "$each" "$out" || status=1; done
     exit $status
     ;;
   *) sed -n '2,9p' "$0"; exit 2 ;;

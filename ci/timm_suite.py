@@ -3,10 +3,14 @@
 That file asks `timm.list_models` at import which models there are; here the answer is ours. `--zoo-models` chooses
 among them. Of the tests that name models of timm, those of a contract that every model has run on ours instead; the
 others, of one model of timm each, are left out. Pretrained weights are ours where they need no network.
+
+`--zoo-record` writes how many tests each model passed into a table, in place of what it had of these models.
 """
 
 from __future__ import annotations
 
+import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ SAMPLED = {
 }
 _list_models = timm.list_models
 _chosen: list[str] = []
+_outcomes: dict[str, Counter[str]] = {}
 
 
 def _list_ours(filter: Any = "", module: Any = "", pretrained: bool = False, **arguments: Any) -> list[str]:
@@ -40,6 +45,7 @@ def _is_here(name: str) -> bool:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """The models to test, as patterns for `timm.list_models`."""
     parser.addoption("--zoo-models", nargs="+", default=[], help="patterns of dinat-zoo's models; all by default")
+    parser.addoption("--zoo-record", type=Path, help="table of model, timm's version, tests passed and failed")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -71,6 +77,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ours = [item for item in items if _model_of(item).split(".")[0] in _chosen]
     config.hook.pytest_deselected(items=[item for item in items if item not in ours])
     items[:] = ours
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Count a test that passed, and one that failed in any of its phases."""
+    if report.failed or (report.when == "call" and report.passed):
+        model = next(name for name in sorted(_chosen, key=len, reverse=True) if name in report.nodeid)
+        _outcomes.setdefault(model, Counter())[report.outcome] += 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the table."""
+    path: Path | None = session.config.getoption("--zoo-record")
+    if path is None:
+        return
+    rows = {}
+    if path.is_file():
+        with path.open(newline="") as file:
+            rows = {row["model"]: row for row in csv.DictReader(file)}
+    for model, counts in _outcomes.items():
+        results = {"passed": str(counts["passed"]), "failed": str(counts["failed"])}
+        rows[model] = {"model": model, "timm": timm.__version__, **results}
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("model", "timm", "passed", "failed"), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[model] for model in sorted(rows))
 
 
 def _model_of(item: pytest.Item) -> str:

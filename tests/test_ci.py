@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import timm
 import torch
 
 import natten_core
@@ -128,3 +130,22 @@ def test_spills_that_are_allowed(ci_script) -> None:
     assert resources.allowed("band::forward_kernel<bf16, 7, 32>") > 0
     assert resources.allowed("band::forward_kernel<bf16, 7, 32>::other") == 0
     assert all(spilled > 0 and reason for _, spilled, reason in resources.ALLOWED)
+
+
+def test_the_page_of_the_models_is_up_to_date(ci_script) -> None:
+    script = ci_script("model_table")
+    assert script.page() == script.PAGE.read_text(), "run `python ci/model_table.py --write`"
+
+
+def test_results_of_timms_tests_are_recorded(ci_script, tmp_path: Path) -> None:
+    suite = ci_script("timm_suite")
+    table = tmp_path / "timm-tests.csv"
+    table.write_text("model,timm,passed,failed\nother,1.0,9,0\nnat_s_tiny,1.0,1,1\n")
+    suite._chosen[:] = ["nat_s_tiny", "s_tiny"]
+    for outcome, when in (("passed", "setup"), ("passed", "call"), ("failed", "call"), ("passed", "teardown")):
+        report = SimpleNamespace(nodeid="test[1-nat_s_tiny]", when=when, outcome=outcome)
+        report.passed, report.failed = outcome == "passed", outcome == "failed"
+        suite.pytest_runtest_logreport(report)
+    suite.pytest_sessionfinish(SimpleNamespace(config=SimpleNamespace(getoption=lambda name: table)))
+    lines = ["model,timm,passed,failed", f"nat_s_tiny,{timm.__version__},1,1", "other,1.0,9,0"]
+    assert table.read_text().splitlines() == lines

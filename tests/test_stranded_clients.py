@@ -10,16 +10,20 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import timm
 import torch
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 import dinat_zoo
 import natten_core.compat
+from dinat_zoo import dense
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None and "REQUIRE_TRANSFORMERS" not in os.environ,
@@ -128,6 +132,48 @@ def test_logits_and_gradients(transformers: ModuleType, case: str) -> None:
     assert len(results[0]) == 2 + 4
     for actual, expected in zip(*results, strict=True):
         assert_agree(actual, expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_folders_of_ours_in_theirs(transformers: ModuleType, case: str, tmp_path: Path) -> None:
+    weights = hugging_face(transformers, case, "ForImageClassification").state_dict()
+    ours = zoo(case, weights, CLASSES)
+    dinat_zoo.save_hugging_face(ours, tmp_path, [f"thing {i}" for i in range(CLASSES)])
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    assert type(theirs).__name__ == f"{CASES[case][0].capitalize()}ForImageClassification"
+    assert theirs.config.id2label[3] == "thing 3"
+    for size in SIZES:
+        x = torch.randn(2, 3, *size)
+        with torch.no_grad():
+            assert_agree(ours(x), theirs(x).logits)
+    theirs.save_pretrained(tmp_path / "theirs")
+    other = zoo(case, {key: torch.zeros_like(value) for key, value in weights.items()}, CLASSES)
+    dinat_zoo.load_checkpoint(other, tmp_path / "theirs")
+    assert all(torch.equal(value, other.state_dict()[key]) for key, value in ours.state_dict().items())
+
+
+def test_backbones_of_ours_in_theirs(transformers: ModuleType, tmp_path: Path) -> None:
+    small = {"embed_dim": 32, "depths": (1, 2, 1), "num_heads": (2, 4, 8), "kernel_size": 3, "mlp_ratio": 2.0}
+    ours = dense.Backbone.create("dinat_mini", (0, 2), dilations=((2,), (1, 3), (1,)), **small).eval()
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    dinat_zoo.save_hugging_face(ours, tmp_path)
+    theirs = transformers.DinatBackbone.from_pretrained(tmp_path).eval()
+    x = torch.randn(1, 3, *SIZES[0])
+    with torch.no_grad():
+        for actual, expected in zip(ours(x), theirs(x).feature_maps, strict=True):
+            assert_agree(actual, expected)
+
+
+def test_their_preprocessing_is_timms(transformers: ModuleType, tmp_path: Path) -> None:
+    model = timm.create_model("nat_mini", num_classes=2)
+    dinat_zoo.save_hugging_face(model, tmp_path)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, use_fast=False)
+    ours = create_transform(**resolve_data_config(model=model))
+    for size in ((300, 480), (250, 200)):
+        image = Image.effect_noise(size, 60).convert("RGB")
+        theirs = processor(image, return_tensors="pt")["pixel_values"][0]
+        torch.testing.assert_close(theirs, ours(image), rtol=0, atol=1e-5)
 
 
 def test_attention_weights(transformers: ModuleType) -> None:

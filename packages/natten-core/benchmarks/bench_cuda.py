@@ -29,7 +29,12 @@ import natten_core
 from natten_core import _loader
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-FAMILIES = ("dense", "band", "simt")
+FAMILIES = ("dense", "band", "box", "simt")
+FORWARD_ONLY = {"box": "simt"}  # and the family that their problems' backward runs on
+
+
+def packed(problem: Problem) -> Any:
+    return natten_core.na3d_qkvpacked if problem.frames else natten_core.na2d_qkvpacked
 
 
 def ours(problem: Problem, family: str = "") -> Contender:
@@ -40,9 +45,7 @@ def ours(problem: Problem, family: str = "") -> Contender:
 
     def attend() -> torch.Tensor:
         _loader._C.cuda_use_only(family)  # type: ignore[union-attr]
-        output: torch.Tensor = natten_core.na2d_qkvpacked(
-            qkv, problem.kernel, dilation=problem.dilation, rpb=rpb, backend="cuda"
-        )
+        output: torch.Tensor = packed(problem)(qkv, problem.window, dilation=problem.dilations, rpb=rpb, backend="cuda")
         return output
 
     return Contender(f"ours-{family}" if family else "ours", attend, (qkv, rpb), grad)
@@ -80,6 +83,8 @@ def measure(problem: Problem, names: list[str], families: bool, rounds: int, cop
     for mode in ("forward", "backward"):
         calls: dict[str, Callable[[], object]] = {}
         for contender, family in contenders:
+            if mode == "backward" and family in FORWARD_ONLY:
+                continue
             try:
                 call = contender.forward if mode == "forward" else family_backward(contender, family)
                 call()
@@ -99,7 +104,7 @@ def measure(problem: Problem, names: list[str], families: bool, rounds: int, cop
                 "problem": problem.name,
                 "describe": problem.describe(),
                 "mode": mode,
-                "kernel": chosen,
+                "kernel": chosen if mode == "forward" else FORWARD_ONLY.get(chosen, chosen),
                 "floor_us": floor,
                 "contenders": [
                     {
@@ -122,7 +127,7 @@ def measure(problem: Problem, names: list[str], families: bool, rounds: int, cop
 
 def choice(problem: Problem) -> str:
     query, key, value = problem.inputs()[0].unbind(-3)
-    return natten_core.explain(query, key, value, problem.kernel, dilation=problem.dilation).kernel
+    return natten_core.explain(query, key, value, problem.window, dilation=problem.dilations).kernel
 
 
 def error_of(problem: Problem) -> dict[str, float]:
@@ -132,9 +137,7 @@ def error_of(problem: Problem) -> dict[str, float]:
 
     def run(dtype: torch.dtype, backend: str) -> tuple[torch.Tensor, ...]:
         leaves = qkv.detach().to(dtype).requires_grad_(), rpb.detach().double().to(rpb_dtype(dtype)).requires_grad_()
-        output = natten_core.na2d_qkvpacked(
-            leaves[0], small.kernel, dilation=small.dilation, rpb=leaves[1], backend=backend
-        )
+        output = packed(small)(leaves[0], small.window, dilation=small.dilations, rpb=leaves[1], backend=backend)
         return (output, *torch.autograd.grad(output, leaves, grad.to(dtype)))
 
     def rpb_dtype(dtype: torch.dtype) -> torch.dtype:

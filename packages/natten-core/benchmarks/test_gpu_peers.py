@@ -34,6 +34,17 @@ def test_dense(problem: Problem) -> None:
     torch.testing.assert_close(found, grad_rpb, rtol=1e-4, atol=1e-4)
 
 
+def test_peers_for_two_axes_say_so() -> None:
+    video = Problem("video", 1, 7, 2, kernel=5, dtype=torch.float32, device="cpu", frames=4, kernel_frames=3)
+    qkv, rpb, grad = video.inputs()
+    output = natten_core.na3d_qkvpacked(qkv, video.window, dilation=video.dilations, rpb=rpb)
+    assert output.shape == grad.shape
+    assert video.flops("forward") == 4 * 32 * 2 * (4 * 7 * 7) * (3 * 5 * 5)
+    for peer in (peers.dense, peers.flex):
+        with pytest.raises(NotImplementedError, match="two axes"):
+            peer(video)
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile:UserWarning")
 @pytest.mark.parametrize("problem", SMALL, ids=lambda problem: problem.name)
 def test_flex(problem: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,4 +61,5 @@ def test_every_problem_is_one() -> None:
     for problem in [*problems([256], [torch.bfloat16]), *others()]:
         assert problem.length % problem.dilation == 0
         assert problem.kernel * problem.dilation <= problem.length
+        assert problem.kernel_frames <= max(problem.frames, 1)
         assert problem.floor_us("backward", 1000.0) == 2 * problem.floor_us("forward", 1000.0) > 0

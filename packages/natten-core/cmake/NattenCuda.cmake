@@ -2,7 +2,7 @@
 
 # A family of kernels: support.cpp, which the plan asks, in every build; the rest with nvcc.
 set(NATTEN_CUDA_HOST csrc/cuda/plan.cpp)
-foreach(family simt dense band)
+foreach(family simt dense band box)
   set(folder "csrc/cuda/${family}")
   file(GLOB kernels CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" "${folder}/*.cu")
   file(GLOB host CONFIGURE_DEPENDS RELATIVE "${CMAKE_CURRENT_SOURCE_DIR}" "${folder}/*.cpp")
@@ -92,7 +92,8 @@ function(natten_add_kernels family)
 endfunction()
 
 add_library(natten_cuda_dispatch OBJECT csrc/cuda/dispatch.cpp csrc/bindings/cuda.cpp
-  ${NATTEN_CUDA_LAUNCHERS_simt} ${NATTEN_CUDA_LAUNCHERS_dense} ${NATTEN_CUDA_LAUNCHERS_band})
+  ${NATTEN_CUDA_LAUNCHERS_simt} ${NATTEN_CUDA_LAUNCHERS_dense} ${NATTEN_CUDA_LAUNCHERS_band}
+  ${NATTEN_CUDA_LAUNCHERS_box})
 target_include_directories(natten_cuda_dispatch PRIVATE csrc csrc/include)
 target_link_libraries(natten_cuda_dispatch PRIVATE pybind11::module CUDA::cudart_static)
 string(REPLACE ";" "," built "${NATTEN_CUDA_ARCHITECTURES}")
@@ -107,3 +108,4 @@ target_link_libraries(natten_cuda INTERFACE $<TARGET_OBJECTS:natten_cuda_dispatc
 natten_add_kernels(simt ${NATTEN_CUDA_ARCHITECTURES})
 natten_add_kernels(dense ${NATTEN_TENSOR_CORE_ARCHITECTURES})
 natten_add_kernels(band ${NATTEN_TENSOR_CORE_ARCHITECTURES})
+natten_add_kernels(box ${NATTEN_TENSOR_CORE_ARCHITECTURES})

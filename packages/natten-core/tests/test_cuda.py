@@ -22,7 +22,8 @@ from natten_core.backends import cuda
 OBSTACLES = cuda.device_obstacles(None) if torch.cuda.is_available() else ("torch sees no device",)
 pytestmark = pytest.mark.skipif(bool(OBSTACLES), reason="; ".join(OBSTACLES))
 
-FAMILIES = ("dense", "band", "simt")
+FAMILIES = ("dense", "band", "box", "simt")
+FORWARD_ONLY = ("box",)  # their backward is another family's
 QK: dict[int, Any] = {1: natten_core.na1d_qk, 2: natten_core.na2d_qk, 3: natten_core.na3d_qk}
 AV: dict[int, Any] = {1: natten_core.na1d_av, 2: natten_core.na2d_av, 3: natten_core.na3d_av}
 PACKED = {1: natten_core.na1d_qkvpacked, 2: natten_core.na2d_qkvpacked, 3: natten_core.na3d_qkvpacked}
@@ -61,6 +62,9 @@ MODELS = [
     square("scale-negative", 14, scale=-0.3),
     Case("1d-long-half", (300,), (33,), head_dim=64),
     Case("3d-half", (6, 9, 10), (3, 5, 5), dilation=(2, 1, 2), head_dim=32, batch=1),
+    Case("video", (8, 14, 14), (3, 7, 7), head_dim=32, batch=1),
+    Case("video-two-boxes", (4, 29, 19), (3, 7, 7), head_dim=32, batch=1, heads=1),
+    *(Case(f"video-head-dim-{d}", (4, 9, 11), (3, 5, 5), head_dim=d, batch=2) for d in (8, 24, 64, 80, 128)),
 ]
 TABLE = [*CASES, *MODELS]
 
@@ -107,7 +111,17 @@ def _any_family() -> Iterator[None]:
 
 
 def use(family: str) -> None:
+    """The one family from now on, or all."""
     _loader._C.cuda_use_only(family)  # type: ignore[union-attr]
+
+
+def forward_by(family: str, function: Any) -> Any:
+    """What `function` returns with the one family in use; its backward too is the family's, where it has one."""
+    use(family)
+    found = function()
+    if family in FORWARD_ONLY:
+        use("")
+    return found
 
 
 def poison() -> None:
@@ -121,12 +135,16 @@ def there(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.to("cuda") for name, t in tensors.items()}
 
 
-def attend(case: Case) -> Any:
+def call(case: Case, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    return neighborhood_attention(**tensors, **case.settings, return_lse=True, backend="cuda")
+
+
+def attend(family: str, case: Case) -> Any:
     """Of CPU tensors, computed on the device, with gradients that come back."""
 
     def function(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         poison()
-        output, lse = neighborhood_attention(**there(tensors), **case.settings, return_lse=True, backend="cuda")
+        output, lse = forward_by(family, lambda: call(case, there(tensors)))
         return output.cpu(), lse.cpu()
 
     return function
@@ -134,19 +152,19 @@ def attend(case: Case) -> Any:
 
 @runs(TABLE, [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 def test_values_and_gradients(family: str, case: Case, dtype: torch.dtype) -> None:
-    use(family)
-    compare(case, dtype, attend(case))
+    compare(case, dtype, attend(family, case))
 
 
 @runs([case for case in TABLE if len({case.heads_kv, case.head_dim_v, None}) == 1], [torch.float32, torch.bfloat16])
 def test_packed_values_and_gradients(family: str, case: Case, dtype: torch.dtype) -> None:
-    use(family)
+    attend_packed = PACKED[case.rank]
 
     def packed(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         poison()
         moved = there(tensors)
         qkv = torch.stack([moved.pop("query"), moved.pop("key"), moved.pop("value")], -3)
-        output, lse = PACKED[case.rank](qkv, **moved, **case.settings, return_lse=True, backend="cuda")
+        settings = {**moved, **case.settings}
+        output, lse = forward_by(family, lambda: attend_packed(qkv, **settings, return_lse=True, backend="cuda"))
         return output.cpu(), lse.cpu()
 
     compare(case, dtype, packed)
@@ -188,30 +206,28 @@ def test_dropout_takes_the_two_stages() -> None:
     assert module.rpb.grad.isfinite().all()
 
 
-SOME = [
-    case for case in TABLE if case.name in ("level1", "level2-dilated", "level3", "level4", "2d-additional-grouped")
-]
+NAMES = ("level1", "level2-dilated", "level3", "level4", "2d-additional-grouped", "3d-half")
+SOME = [case for case in TABLE if case.name in NAMES]
 
 
 def on_device(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: t.detach().to("cuda").requires_grad_() for name, t in case.tensors(dtype).items()}
 
 
-def run(case: Case, tensors: dict[str, Tensor], grad: Tensor | None = None) -> list[Tensor]:
-    output, lse = neighborhood_attention(**tensors, **case.settings, return_lse=True, backend="cuda")
-    grad = torch.ones_like(output) if grad is None else grad
-    found = torch.autograd.grad((output, lse), tuple(tensors.values()), (grad, torch.ones_like(lse)))
+def run(case: Case, tensors: dict[str, Tensor], family: str = "") -> list[Tensor]:
+    output, lse = forward_by(family, lambda: call(case, tensors))
+    ones = (torch.ones_like(output), torch.ones_like(lse))
+    found = torch.autograd.grad((output, lse), tuple(tensors.values()), ones)
     return [output.detach(), lse.detach(), *found]
 
 
 @runs(SOME, [torch.float32, torch.bfloat16])
 def test_bits_are_the_same_every_time(family: str, case: Case, dtype: torch.dtype) -> None:
-    use(family)
     tensors = on_device(case, dtype)
-    first = run(case, tensors)
+    first = run(case, tensors, family)
     for _ in range(5):
         poison()
-        assert all(torch.equal(a, b) for a, b in zip(run(case, tensors), first, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(run(case, tensors, family), first, strict=True))
 
 
 @runs([case for case in SOME if case.additional is None], HALVES)
@@ -228,19 +244,20 @@ def test_a_sample_does_not_depend_on_its_batch(family: str, case: Case, dtype: t
 @runs([case for case in SOME if case.plain], [torch.float32, torch.bfloat16])
 def test_any_strides_with_a_unit_last_one(family: str, case: Case, dtype: torch.dtype, layout: str) -> None:
     """Rows that are not aligned go to simt, so that a family asked for by name may refuse."""
-    if layout != "padded-rows":
-        use(family)
+    wanted = "" if layout == "padded-rows" else family
     tensors = case.tensors(dtype)
-    grads = torch.randn(1, *case.spatial, case.heads, case.head_dim, dtype=dtype).expand(case.batch, *(-1,) * 4)
-    grads = grads.to("cuda"), torch.randn(case.batch, *case.spatial, case.heads, device="cuda")
+    grads = torch.randn(1, *case.spatial, case.heads, case.head_dim, dtype=dtype)
+    grads = grads.expand(case.batch, *grads.shape[1:])
+    pair = grads.to("cuda"), torch.randn(case.batch, *case.spatial, case.heads, device="cuda")
 
     def function(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return neighborhood_attention(**tensors, **case.settings, return_lse=True, backend="cuda")
+        found: tuple[Tensor, Tensor] = forward_by(wanted, lambda: call(case, tensors))
+        return found
 
-    plain = results(function, on_device(case, dtype), (grads[0].contiguous(), grads[1]))
+    plain = results(function, on_device(case, dtype), (pair[0].contiguous(), pair[1]))
     views = {n: t.detach() if n == "rpb" else strided_versions(t.detach())[layout] for n, t in tensors.items()}
     leaves = {name: moved_as_it_is(t).requires_grad_() for name, t in views.items()}
-    viewed = results(function, leaves, grads)
+    viewed = results(function, leaves, pair)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     for name, result in plain.items():
         assert relative_error(viewed[name], result.double()) < tolerance, name
@@ -264,14 +281,16 @@ def test_odd_storage_offsets(offset: int) -> None:
         torch.testing.assert_close(shifted, plain, rtol=2e-2, atol=2e-2)
 
 
-@runs([square("far", 7, batch=2), square("far", 28, batch=2)], [torch.bfloat16])
+FAR = [square("far", 7, batch=2), square("far", 28, batch=2), Case("far-3d", (3, 7, 9), (3, 5, 5), head_dim=32)]
+
+
+@runs(FAR, [torch.bfloat16])
 def test_samples_far_apart(family: str, case: Case, dtype: torch.dtype) -> None:
     """More than 2 ** 32 elements from one sample to the next."""
     if torch.cuda.mem_get_info()[0] < 40 << 30:
         pytest.skip("needs 40 GiB")
-    use(family)
     tensors = on_device(case, dtype)
-    near = run(case, tensors)
+    near = run(case, tensors, family)
     far = {}
     for i, name in enumerate(("query", "key", "value")):
         given = tensors[name].detach()
@@ -280,7 +299,7 @@ def test_samples_far_apart(family: str, case: Case, dtype: torch.dtype) -> None:
         view = room[i << 21 :].as_strided(given.shape, (1 << 32, *given.stride()[1:]))
         far[name] = view.copy_(given).requires_grad_()
     far["rpb"] = tensors["rpb"]
-    assert all(torch.equal(a, b) for a, b in zip(run(case, far), near, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(run(case, far, family), near, strict=True))
 
 
 def test_an_empty_batch_and_empty_additional_keys() -> None:
@@ -314,20 +333,19 @@ def test_the_current_stream_is_used() -> None:
 
 @runs(SOME, [torch.bfloat16])
 def test_cuda_graphs(family: str, case: Case, dtype: torch.dtype) -> None:
-    use(family)
     tensors = on_device(case, dtype)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        run(case, tensors)
+        run(case, tensors, family)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = run(case, tensors)
+        captured = run(case, tensors, family)
     with torch.no_grad():
         for t in tensors.values():
             t.copy_(torch.randn_like(t))
-    expected = run(case, tensors)
+    expected = run(case, tensors, family)
     graph.replay()
     torch.cuda.synchronize()
     assert all(torch.equal(a, b) for a, b in zip(captured, expected, strict=True))
@@ -394,6 +412,8 @@ def test_explain() -> None:
     assert explain(shifted, shifted, shifted, 7, dilation=2).kernel == "simt"
     assert explain(x, x, x, 7, stride=2).backend == "cuda"
     assert not fallback(lambda: na2d(x, x, x, 7, stride=2))
+    video = torch.randn(1, 4, 9, 10, 2, 32, device="cuda", dtype=torch.bfloat16)
+    assert explain(video, video, video, (3, 5, 5)).kernel == "box"
 
 
 def fallback(function: Any) -> list[Any]:

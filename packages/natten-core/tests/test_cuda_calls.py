@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import pytest
@@ -289,3 +289,19 @@ def test_nothing_is_asked_of_an_empty_batch() -> None:
     assert cuda_two_stage.av(scores, q, more, *settings[:-1]).shape == q.shape
     grads = cuda_two_stage.av_backward(q, scores, q, more, *settings[:-1])
     assert [grad.shape for grad in grads] == [scores.shape, q.shape, more.shape]
+
+
+def test_only_a_device_that_is_not_current_is_made_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[int] = []
+
+    @contextmanager
+    def device(index: int) -> Iterator[None]:
+        entered.append(index)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device", device)
+    with cuda._on(0):
+        assert entered == []
+    with cuda._on(5):
+        assert entered == [5]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -51,3 +53,42 @@ def test_results_are_those_of_fp32_rounded(dtype, spatial, kernel_size, dilation
     assert torch.equal(half[3], drpb)
     # Gradients of keys that two bands or tiles share are rounded once more, as they are added up in memory.
     torch.testing.assert_close(half[2], dqkv, rtol=2 * torch.finfo(dtype).eps, atol=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    ("spatial", "kernel_size", "dilation", "head_dim"),
+    [
+        ((57,), (5,), 3, 24),
+        ((14, 23), (7, 7), (2, 1), 32),
+        ((9, 150), (3, 2), (1, 2), 7),
+        ((5, 9, 11), (1, 3, 5), 1, 17),
+    ],
+)
+def test_two_stages_are_those_of_fp32_rounded(dtype, spatial, kernel_size, dilation, head_dim):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value, grad = torch.randn(4, 2, *spatial, 3, head_dim, generator=generator).to(dtype)
+    rpb = torch.randn(3, *(2 * size - 1 for size in kernel_size), generator=generator)
+    weights = torch.rand(2, *spatial, 3, math.prod(kernel_size), generator=generator).to(dtype)
+    rank, settings = len(spatial), {"dilation": dilation, "backend": "cpu"}
+    qk, av = getattr(natten_core, f"na{rank}d_qk"), getattr(natten_core, f"na{rank}d_av")
+
+    def run(dtype):
+        q, k, v, a, b = (t.to(dtype).requires_grad_() for t in (query, key, value, weights, rpb.to(query.dtype)))
+        scores = qk(q, k, kernel_size, rpb=b, **settings)
+        output = av(a, v, kernel_size, **settings)
+        return {
+            "scores": scores,
+            "output": output,
+            **dict(zip(("dq", "db", "dk"), torch.autograd.grad(scores, (q, b, k), weights.to(dtype)), strict=True)),
+            **dict(zip(("da", "dv"), torch.autograd.grad(output, (a, v), grad.to(dtype)), strict=True)),
+        }
+
+    half, wide = run(dtype), run(torch.float32)
+    assert all(result.dtype == dtype for result in half.values())
+    for name, result in half.items():
+        if name in ("dk", "dv"):  # as above
+            eps = 2 * torch.finfo(dtype).eps
+            torch.testing.assert_close(result.float(), wide[name], rtol=eps, atol=eps)
+        else:
+            assert torch.equal(result, wide[name].to(dtype)), name

@@ -13,6 +13,7 @@ from dinat_zoo import dilations, dinat, dinat_s, isotropic, nat
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo._checkpoint import checkpoint_filter_fn, load_checkpoint
 from dinat_zoo._hierarchical import NeighborhoodTransformer
+from dinat_zoo._hugging_face import save_hugging_face
 from dinat_zoo._isotropic import IsotropicTransformer
 from dinat_zoo._profile import count_macs, count_parameters
 from dinat_zoo._rpb import interpolate_rpb
@@ -31,6 +32,7 @@ __all__ = [
     "interpolate_rpb",
     "list_models",
     "load_checkpoint",
+    "save_hugging_face",
 ]
 
 __version__ = "0.1.0"

@@ -16,7 +16,7 @@ from dinat_zoo._sources import resolve
 from dinat_zoo._weights_file import WeightsError, read
 
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")  # the order in which timm looks
-_OUT_NORM = re.compile(r"(backbone\.)?(?:norm|out_norms\.)(\d)\.(.+)")
+_OUT_NORM = re.compile(r"^(backbone\.)?(?:norm|out_norms\.)(\d)\.")
 _CLASSIFIER = ("norm.", "head.")
 _NAMED = 3  # as many keys an error names of each kind
 
@@ -33,7 +33,8 @@ def load_checkpoint(
 
     Args:
         model: a classifier, the result of `features_only=True`, or a model for dense prediction.
-        source: a file; a URL; "hf-hub:" and a repository; or the name of a published checkpoint.
+        source: a file; a folder that `save_hugging_face` or transformers wrote; a URL; "hf-hub:" and a repository; or
+            the name of a published checkpoint.
         strict: raise if anything of the model is not in the checkpoint or the other way round. A model without
             classes, or of features alone, takes what it has of a classifier or a detector strictly.
         interpolate: fit biases of another kernel size, as the authors made 11x11 models of 7x7 ones.
@@ -130,14 +131,9 @@ def fit(model: nn.Module, weights: Weights, source: str, *, strict: bool = True)
 
 
 def _place_out_norms(weights: Weights, expected: Mapping[str, Tensor]) -> Weights:
-    """Name the norms of the levels' outputs as the model does, and drop those that it has not."""
-    placed = {}
-    for key, value in weights.items():
-        found = _OUT_NORM.fullmatch(key)
-        names = [key] if found is None else [found.expand(rf"\1{name}\2.\3") for name in ("norm", "out_norms.")]
-        if found is None or any(name in expected for name in names):
-            placed[next((name for name in names if name in expected), key)] = value
-    return placed
+    """Name the norms of the levels' outputs `out_norms`, whatever the file is like, and drop those not wanted."""
+    named = {_OUT_NORM.sub(r"\1out_norms.\2.", key): value for key, value in weights.items()}
+    return {key: value for key, value in named.items() if key in expected or not _OUT_NORM.match(key)}
 
 
 def _fit_windows(weights: Weights, expected: Mapping[str, Tensor], interpolate: bool) -> Weights:

@@ -12,7 +12,7 @@ Nothing here needs a model: a format, and which of the architectures it is, show
 | isotropic: blocks | `layers.j` | `levels.j` | no such models |
 | norms of the levels' outputs | `norm0` | `out_norms.0` | `hidden_states_norms.stage1` |
 
-Detectors and segmenters have the same names behind `backbone.` (but `norm0` in timm's format too) and their heads.
+Detectors and segmenters have the same names behind `backbone.`, and their heads.
 """
 
 from __future__ import annotations
@@ -117,8 +117,7 @@ def convert(weights: Mapping[str, Tensor], to: str, prefix: str | None = None) -
             raise WeightsError("Hugging Face's format has no heads of dense prediction; take the backbone alone")
         inside = {key.removeprefix(BACKBONE): value for key, value in weights.items() if key.startswith(BACKBONE)}
         heads = {key: value for key, value in weights.items() if not key.startswith(BACKBONE)}
-        body = {_LEVEL_NORM.sub(r"norm\1.", key): value for key, value in convert(inside, to).items()}
-        return {**{BACKBONE + key: value for key, value in body.items()}, **heads}
+        return {**{BACKBONE + key: value for key, value in convert(inside, to).items()}, **heads}
     original = dict(weights)
     if source != "original":
         original = _from_timm(weights) if source == "timm" else _from_hugging_face(weights)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dinat_zoo import fashion_mnist, list_models
 from dinat_zoo._base import BaseTransformer
-from dinat_zoo._checkpoint import checkpoint_filter_fn, fit, read_weights
+from dinat_zoo._checkpoint import checkpoint_filter_fn, fit, load_checkpoint, read_weights
 from dinat_zoo._sources import resolve
 from dinat_zoo._weights_file import WeightsError, first_line
 
@@ -77,7 +77,33 @@ def load_classifier(name: str = DEFAULT_MODEL, checkpoint: str | Path | None = N
         raise WeightsError(f"no model is named {name!r}; there are {', '.join(list_models())}")
     model = _pretrained(name) if checkpoint is None else _from_checkpoint(name, checkpoint)
     model.eval()
-    return Classifier(model, _transform(model), _labels(model))
+    return Classifier(model, _transform(model), labels_of(model))
+
+
+def load_body(
+    name: str = DEFAULT_MODEL, checkpoint: str | Path | None = None
+) -> tuple[BaseTransformer, Callable[[Image.Image], Tensor]]:
+    """Build a model without classifier, in eval mode, with weights; its features are what is wanted.
+
+    Args:
+        name: as for `load_classifier`.
+        checkpoint: any source of `load_checkpoint`, a detector's too.
+
+    Returns:
+        The model and its image transform.
+
+    Raises:
+        WeightsError: as `load_classifier` does.
+    """
+    if checkpoint is None:
+        model = _pretrained(name)
+        transform = _transform(model)
+        model.reset_classifier(0)
+    else:
+        model = create(name, num_classes=0)
+        load_checkpoint(model, checkpoint)
+        transform = _transform(model)
+    return model.eval(), transform
 
 
 def create(name: str, **arguments: Any) -> BaseTransformer:
@@ -118,7 +144,7 @@ def _transform(model: BaseTransformer) -> Callable[[Image.Image], Tensor]:
     return transform
 
 
-def _labels(model: BaseTransformer) -> Sequence[str]:
+def labels_of(model: BaseTransformer) -> Sequence[str]:
     """Names of the classes: the configuration's, ImageNet's, or plain numbers."""
     names = model.pretrained_cfg.get("label_names") or ()
     if len(names) == model.num_classes:

@@ -23,16 +23,17 @@ def resolve(source: str | Path, cache_dir: str | Path | None = None) -> Path:
     """The local file that a source means, downloaded if need be.
 
     Args:
-        source: a file; a URL; "hf-hub:" and a repository (with "@" and a revision, if any); or the name of a published
-            checkpoint, such as "dinat_mini_in1k_224" or "upernet_dinat_tiny".
+        source: a file; a folder that transformers wrote; a URL; "hf-hub:" and a repository (with "@" and a revision, if
+            any); or the name of a published checkpoint, such as "dinat_mini_in1k_224" or "upernet_dinat_tiny".
         cache_dir: the cache to use instead of the hub's or this package's own.
 
     Raises:
         WeightsError: if it is none of these or cannot be had.
     """
     text = str(source)
-    if Path(source).is_file():
-        return Path(source)
+    for path in (Path(source), *(Path(source) / name for name in _HUB_FILES)):
+        if path.is_file():
+            return path
     if isinstance(source, str) and "://" in source:
         return fetch(url=source, cache_dir=cache_dir)
     if text.startswith(_HUB):
@@ -40,8 +41,8 @@ def resolve(source: str | Path, cache_dir: str | Path | None = None) -> Path:
     row = find(text)
     if row is None:
         raise WeightsError(
-            f"checkpoint {text!r} is not a file, nor a URL, nor {_HUB}OWNER/NAME, nor the name of a published "
-            "checkpoint (`dinat-zoo list --checkpoints`)"
+            f"checkpoint {text!r} is not a file, nor a folder with {_HUB_FILES[0]}, nor a URL, nor {_HUB}OWNER/NAME, "
+            "nor the name of a published checkpoint (`dinat-zoo list --checkpoints`)"
         )
     return fetch(row.hub, row.url, cache_dir=cache_dir)
 

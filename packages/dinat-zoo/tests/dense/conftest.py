@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from torch import Tensor
 from dinat_zoo import dense
 from dinat_zoo.dense.assign import Sampler
 from dinat_zoo.dense.detector import CASCADE_MASK_RCNN, CASCADE_MASK_RCNN_RPN, MASK_RCNN, MASK_RCNN_RPN
+
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 Create = Callable[..., Any]
 

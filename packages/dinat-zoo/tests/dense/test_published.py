@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate, layer_norm
 from torch.testing import assert_close
 
 from dinat_zoo import WeightsError, dense
+from dinat_zoo._formats import convert
 from dinat_zoo.dense.published import HEADS
 
 Create = Callable[..., Any]
@@ -61,7 +62,7 @@ def as_published(model: Any, family: str) -> dict[str, Tensor]:
         key = re.sub(
             r"^backbone\.levels\.(\d+)\.downsample\.",
             lambda match: f"backbone.levels.{int(match[1]) - 1}.downsample.",
-            key,
+            re.sub(r"^backbone\.out_norms\.(\d)", r"backbone.norm\1", key),
         )
         weights[re.sub(r"^backbone\.levels\.", "backbone.layers.", key) if family == "dinat_s" else key] = value
     return weights
@@ -71,8 +72,9 @@ def as_published(model: Any, family: str) -> dict[str, Tensor]:
 def test_heads_have_the_published_keys(head: str) -> None:
     state = dense.create(f"{head}_dinat_mini", device="meta").state_dict()
     assert {key for key in state if not key.startswith("backbone.")} == keys(KEYS[head])
-    assert {f"backbone.norm{i}.{kind}" for i in range(4) for kind in ("weight", "bias")} < set(state)
-    assert not {key for key in state if re.match(r"backbone\.(norm|head|out_norms)\.", key)}
+    norms = {f"backbone.norm{i}.{kind}" for i in range(4) for kind in ("weight", "bias")}
+    assert norms < set(convert(state, "original"))
+    assert not {key for key in state if re.match(r"backbone\.(norm\d?|head)\.", key)}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_backbone_gives_the_levels_outputs_normalised(backbone: Create) -> None:
     torch.manual_seed(0)
     body = backbone().eval()
     for i in range(4):
-        norm = body.get_submodule(f"norm{i}")
+        norm = body.out_norms[i]
         torch.nn.init.uniform_(norm.weight)
         torch.nn.init.uniform_(norm.bias)
     small: dict[str, Any] = {"embed_dim": 16, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8), "kernel_size": 3}
@@ -138,9 +140,11 @@ def test_backbone_gives_the_levels_outputs_normalised(backbone: Create) -> None:
     assert [x.shape[1] for x in found] == body.channels == [16, 32, 64, 128]
     assert body.reductions == [4, 8, 16, 32]
     for i, (x, level) in enumerate(zip(found, levels, strict=True)):
-        norm = body.get_submodule(f"norm{i}")
+        norm = body.out_norms[i]
         assert x.is_contiguous()
         assert_close(x, layer_norm(level, level.shape[-1:], norm.weight, norm.bias).permute(0, 3, 1, 2))
+    normed = timm.create_model("dinat_mini", num_classes=0, out_norms=True, **small)
+    assert all(dense.Backbone(normed).out_norms[i] is normed.out_norms[i] for i in range(4))
     some = backbone()
     assert len(dense.Backbone(model, out_indices=(1, 2))(images)) == 2
     some.set_grad_checkpointing()

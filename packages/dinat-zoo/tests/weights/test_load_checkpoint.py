@@ -151,7 +151,9 @@ def test_the_classifier_takes_them_too(server: Any, saved: Make) -> None:
 
 
 def test_unknown_sources(model: Any) -> None:
-    with pytest.raises(WeightsError, match=r"'dinat_nano' is not a file, nor a URL, .*`dinat-zoo list --checkpoints`"):
+    with pytest.raises(
+        WeightsError, match=r"'dinat_nano' is not a file, nor a folder .*`dinat-zoo list --checkpoints`"
+    ):
         load_checkpoint(model, "dinat_nano")
     with pytest.raises(WeightsError, match="cannot download"):
         load_checkpoint(model, "gopher://example.org/weights.pth")
@@ -193,31 +195,27 @@ def test_a_detectors_backbone(model: Any, small: Make, original: Make, same: Mak
 class Detector(nn.Module):
     """The structure of a model for dense prediction: what is in front of the heads is called `backbone`."""
 
-    def __init__(self, body: Any, norms: str) -> None:
+    def __init__(self, body: Any) -> None:
         super().__init__()
         self.backbone = body
         del body.norm, body.head
-        layers = [nn.LayerNorm(32 * 2**i) for i in range(4)]
-        if norms == "out_norms":
-            body.out_norms = nn.ModuleList(layers)
-        else:
-            for i, layer in enumerate(layers):
-                body.add_module(f"norm{i}", layer)
         self.neck = nn.Module()
         self.neck.lateral_convs = nn.ModuleList([nn.Module()])
         self.neck.lateral_convs[0].conv = nn.Conv2d(1, 256, 1)
         self.neck.lateral_convs[0].conv.weight = None
 
 
-@pytest.mark.parametrize("norms", ["norm0", "out_norms"])
-def test_a_whole_detector(norms: str, model: Any, small: Make, original: Make, same: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", ["original", "timm", "levels as timm, norms as original"])
+def test_a_whole_detector(names: str, model: Any, small: Make, original: Make, same: Make, tmp_path: Path) -> None:
     weights = dense(original(model))
-    torch.save({"meta": {}, "state_dict": weights}, tmp_path / "detector.pth")
-    detector = Detector(small(), norms)
+    file = weights if names == "original" else convert(weights, "timm")
+    if names.endswith("norms as original"):
+        file = {key.replace("out_norms.", "norm"): value for key, value in file.items()}
+    torch.save({"meta": {}, "state_dict": file}, tmp_path / "detector.pth")
+    detector = Detector(small(out_norms=True))
     assert load_checkpoint(detector, tmp_path / "detector.pth") == ([], [])
     same(detector.backbone.levels, model.levels)
-    norm = detector.backbone.out_norms[2] if norms == "out_norms" else detector.backbone.norm2
-    assert torch.equal(norm.bias, weights["backbone.norm2.bias"])
+    assert torch.equal(detector.backbone.out_norms[2].bias, weights["backbone.norm2.bias"])
     assert torch.equal(detector.neck.lateral_convs[0].conv.bias, weights["neck.lateral_convs.0.conv.bias"])
 
 

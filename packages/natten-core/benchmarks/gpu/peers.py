@@ -51,6 +51,11 @@ class Contender:
         return call
 
 
+def two_axes(problem: Problem) -> None:
+    if problem.frames:
+        raise NotImplementedError("this peer is written out for maps of two axes")
+
+
 def residue_major(tensor: Tensor, dilation: int) -> Tensor:
     """[B, Y, X, heads, n] -> [B, heads, d * d * (Y / d) * (X / d), n], contiguous."""
     batch, length, _, heads, last = tensor.shape
@@ -73,6 +78,7 @@ def relations(problem: Problem) -> tuple[Tensor, Tensor]:
 
 def dense(problem: Problem) -> Contender | None:
     """Attention of all tokens of a residue map to all, with mask and bias in one tensor made anew in every call."""
+    two_axes(problem)
     tokens = (problem.length // problem.dilation) ** 2
     maps = problem.batch * problem.dilation**2
     if maps * problem.heads * tokens**2 * 4 > PEER_BYTES:
@@ -95,6 +101,7 @@ def dense(problem: Problem) -> Contender | None:
 
 def flex(problem: Problem, with_bias: bool = True) -> Contender:
     """Compiled FlexAttention on residue-major tokens, its block mask made beforehand, the bias in its score_mod."""
+    two_axes(problem)
     attention = import_module("torch.nn.attention.flex_attention")
     qkv, rpb, grad = problem.inputs()
     query, key, value = (residue_major(t, problem.dilation).requires_grad_() for t in qkv.unbind(-3))
@@ -136,9 +143,10 @@ def natten(problem: Problem) -> Contender:
     library = import_module("natten")
     qkv, _, grad = problem.inputs()
     query, key, value = (t.contiguous().requires_grad_() for t in qkv.unbind(-3))
+    function = library.na3d if problem.frames else library.na2d
 
     def attend() -> Tensor:
-        output: Tensor = library.na2d(query, key, value, kernel_size=problem.kernel, dilation=problem.dilation)
+        output: Tensor = function(query, key, value, kernel_size=problem.window, dilation=problem.dilations)
         return output
 
     return Contender("natten", attend, (query, key, value), grad, "no bias")

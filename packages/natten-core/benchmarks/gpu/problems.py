@@ -1,7 +1,8 @@
-"""What is timed: the attention layers of DiNAT-Tiny at 224x224, and a few large ones."""
+"""What is timed: the attention layers of DiNAT-Tiny at 224x224, a few large ones, and videos."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Problem:
-    """Two-dimensional neighborhood attention with a bias, on one packed projection."""
+    """Neighborhood attention with a bias, on one packed projection: of square maps, or of `frames` of them."""
 
     name: str
     batch: int
@@ -21,36 +22,52 @@ class Problem:
     head_dim: int = 32
     dtype: torch.dtype = torch.bfloat16
     device: str = "cuda"
+    frames: int = 0
+    kernel_frames: int = 1
+
+    @property
+    def spatial(self) -> tuple[int, ...]:
+        return (*((self.frames,) if self.frames else ()), self.length, self.length)
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        return (*((self.kernel_frames,) if self.frames else ()), self.kernel, self.kernel)
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        return (*((1,) if self.frames else ()), self.dilation, self.dilation)
 
     @property
     def tensor_bytes(self) -> int:
-        return self.batch * self.length**2 * self.heads * self.head_dim * self.dtype.itemsize
+        return self.batch * math.prod(self.spatial) * self.heads * self.head_dim * self.dtype.itemsize
 
     def floor_us(self, mode: str, copy_gbs: float) -> float:
         """What moving once takes: q, k, v and the output; backward these, the output's gradient and three more."""
         return self.tensor_bytes * (4 if mode == "forward" else 8) / copy_gbs / 1e3
 
     def flops(self, mode: str) -> int:
-        pairs = self.batch * self.heads * self.length**2 * self.kernel**2
+        pairs = self.batch * self.heads * math.prod(self.spatial) * math.prod(self.window)
         return 2 * self.head_dim * pairs * (2 if mode == "forward" else 5)
 
     def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
-        """qkv [B, Y, X, 3, heads, head_dim], rpb, and a gradient of the output; reproducibly random."""
+        """qkv [B, *spatial, 3, heads, head_dim], rpb, and a gradient of the output; reproducibly random."""
         generator = torch.Generator(self.device).manual_seed(0)
 
         def random(*shape: int, dtype: torch.dtype = self.dtype) -> Tensor:
             return torch.randn(shape, generator=generator, dtype=dtype, device=self.device)
 
-        lead = (self.batch, self.length, self.length)
-        bias = (self.heads, 2 * self.kernel - 1, 2 * self.kernel - 1)
+        lead = (self.batch, *self.spatial)
+        bias = (self.heads, *(2 * kernel - 1 for kernel in self.window))
         qkv = random(*lead, 3, self.heads, self.head_dim)
         return qkv, random(*bias, dtype=torch.float32), random(*lead, self.heads, self.head_dim)
 
     def describe(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
+        spatial = "x".join(map(str, self.spatial))
+        kernel = "x".join(map(str, self.window)) if self.frames else self.kernel
         return (
-            f"{self.name}: B{self.batch} {self.length}x{self.length} heads {self.heads} head_dim {self.head_dim} "
-            f"kernel {self.kernel} dilation {self.dilation} {dtype}"
+            f"{self.name}: B{self.batch} {spatial} heads {self.heads} head_dim {self.head_dim} "
+            f"kernel {kernel} dilation {self.dilation} {dtype}"
         )
 
 
@@ -69,7 +86,7 @@ def problems(batches: list[int], dtypes: list[torch.dtype]) -> list[Problem]:
 
 
 def others() -> list[Problem]:
-    """Beyond the models of the papers: other kernels and head_dims, gradual dilation, a map for segmentation."""
+    """Beyond the models of the papers: other kernels and head_dims, gradual dilation, large maps, videos."""
     return [
         Problem("kernel-3", 64, 56, 2, kernel=3),
         Problem("kernel-13", 64, 56, 2, kernel=13),
@@ -78,4 +95,6 @@ def others() -> list[Problem]:
         Problem("gradual", 64, 56, 2, dilation=4),
         Problem("large-map", 4, 224, 2),
         Problem("large-map-dilated", 4, 224, 2, dilation=16),
+        Problem("video", 8, 28, 4, frames=8, kernel_frames=3),
+        Problem("video-head-dim-64", 8, 28, 2, head_dim=64, frames=8, kernel_frames=3),
     ]

@@ -130,6 +130,8 @@ void add_cuda_kernels(py::module_& module) {
       if (error) std::rethrow_exception(error);
     } catch (const cuda::Unsupported& unsupported) {
       PyErr_SetString(PyExc_NotImplementedError, unsupported.what());
+    } catch (const cuda::OutOfMemory& error) {
+      PyErr_SetString(py::module_::import("torch").attr("OutOfMemoryError").ptr(), error.what());
     }
   });
   module.def("cuda_devices", &cuda_devices);

@@ -56,6 +56,16 @@ const TypedKernels& typed(const Problem& problem) {
   return active()->f32;
 }
 
+const TwoStageKernels& two_stage(const Problem& problem) {
+  switch (problem.dtype) {
+    case DType::kFloat64: return active()->two_stage64;
+    case DType::kFloat16: return active()->two_stage16;
+    case DType::kBFloat16: return active()->two_stage_bf16;
+    case DType::kFloat32: break;
+  }
+  return active()->two_stage32;
+}
+
 // Halves are given to these kernels as fp32.
 const GeneralKernels& general(const Problem& problem) {
   if (problem.element_bytes() < 4) throw std::invalid_argument("the general kernels need float32 or float64");
@@ -73,6 +83,46 @@ void reduce_grad_bias(const Plan& plan, const T* sums, int64_t step, int64_t siz
   }
   std::transform(total.begin(), total.end(), grad, [](double x) { return static_cast<T>(x); });
 }
+
+// Work is called with each chunk and the scratch memory of its thread.
+template <class Work>
+void run_chunks(const Problem& problem, const Plan& plan, int64_t scratch_bytes, Work work) {
+  const int64_t bytes = ceil_div(scratch_bytes, 64) * 64, chunks = static_cast<int64_t>(plan.chunks.size());
+  char* scratch = scratch_memory(bytes * min_of(problem.threads, chunks));
+  const auto chunk = [&](int64_t i, char* mine) { work(i, plan.chunks[static_cast<size_t>(i)], mine); };
+  run(0, plan.phase1, problem.threads, scratch, bytes, chunk);
+  run(plan.phase1, chunks, problem.threads, scratch, bytes, chunk);
+}
+
+// As run_chunks, for work that gets the place of the chunk's own bias gradient too: null unless `grad_rpb` wants one.
+template <class Work>
+void run_with_grad_bias(const Problem& problem, const Plan& plan, int64_t scratch_bytes, void* grad_rpb, Work work) {
+  const int64_t bias = (2 * problem.kernel[kZ] - 1) * (2 * problem.kernel[kY] - 1) * (2 * problem.kernel[kX] - 1);
+  const int64_t step = plan.heads_per_chunk * bias, step_bytes = step * (problem.is_double() ? 8 : 4);
+  const Memory sums = allocate(grad_rpb ? step_bytes * static_cast<int64_t>(plan.chunks.size()) : 0);
+  run_chunks(problem, plan, scratch_bytes, [&](int64_t i, const Chunk& chunk, char* mine) {
+    work(chunk, mine, grad_rpb ? sums.get() + i * step_bytes : nullptr);
+  });
+  if (!grad_rpb) return;
+  if (problem.is_double())
+    reduce_grad_bias(plan, reinterpret_cast<const double*>(sums.get()), step, bias, problem.heads,
+                     static_cast<double*>(grad_rpb));
+  else
+    reduce_grad_bias(plan, reinterpret_cast<const float*>(sums.get()), step, bias, problem.heads,
+                     static_cast<float*>(grad_rpb));
+}
+
+// The plan of a pass, and the memory that a thread needs for it.
+struct TwoStageWork {
+  const TwoStageKernels& kernels;
+  Plan plan;
+  int64_t scratch_bytes;
+  TwoStageWork(const Problem& p, TwoStagePass pass)
+      : kernels(two_stage(p)),
+        plan(make_plan(p, kernels.lanes, active()->rows_per_block,
+                       pass == TwoStagePass::kQkBackward || pass == TwoStagePass::kAvBackward)),
+        scratch_bytes(kernels.scratch_bytes(p, plan, pass)) {}
+};
 
 }  // namespace
 
@@ -97,14 +147,12 @@ bool is_fused(const Problem& p) {
 }
 
 void forward(const ForwardArgs& args) {
-  if (!is_fused(args.problem)) return general_forward(general(args.problem), args);
-  const TypedKernels& kernels = typed(args.problem);
-  const Plan plan = make_plan(args.problem, kernels.lanes, active()->rows_per_block, false);
-  const int64_t bytes = ceil_div(kernels.forward_scratch_bytes(args.problem, plan), 64) * 64;
-  const int64_t chunks = static_cast<int64_t>(plan.chunks.size());
-  char* scratch = scratch_memory(bytes * min_of(args.problem.threads, chunks));
-  run(0, chunks, args.problem.threads, scratch, bytes,
-      [&](int64_t i, char* mine) { kernels.forward(args, plan, plan.chunks[static_cast<size_t>(i)], mine); });
+  const Problem& problem = args.problem;
+  if (!is_fused(problem)) return general_forward(general(problem), args);
+  const TypedKernels& kernels = typed(problem);
+  const Plan plan = make_plan(problem, kernels.lanes, active()->rows_per_block, false);
+  run_chunks(problem, plan, kernels.forward_scratch_bytes(problem, plan),
+             [&](int64_t, const Chunk& chunk, char* mine) { kernels.forward(args, plan, chunk, mine); });
 }
 
 void backward(const BackwardArgs& args) {
@@ -112,30 +160,41 @@ void backward(const BackwardArgs& args) {
   if (!is_fused(problem)) return general_backward(general(problem), args);
   const TypedKernels& kernels = typed(problem);
   const Plan plan = make_plan(problem, kernels.lanes, active()->rows_per_block, true);
-  const int64_t bytes = ceil_div(kernels.backward_scratch_bytes(problem, plan), 64) * 64;
-  const int64_t chunks = static_cast<int64_t>(plan.chunks.size());
-  char* scratch = scratch_memory(bytes * min_of(problem.threads, chunks));
-  const int64_t bias = (2 * problem.kernel[kZ] - 1) * (2 * problem.kernel[kY] - 1) * (2 * problem.kernel[kX] - 1);
-  const int64_t bias_step = plan.heads_per_chunk * bias, bias_bytes = bias_step * (problem.is_double() ? 8 : 4);
-  const Memory sums = allocate(args.grad_rpb ? bias_bytes * chunks : 0);
-  const auto work = [&](int64_t i, char* mine) {
-    kernels.backward(args, plan, plan.chunks[static_cast<size_t>(i)], mine,
-                     args.grad_rpb ? sums.get() + i * bias_bytes : nullptr);
-  };
-  run(0, plan.phase1, problem.threads, scratch, bytes, work);
-  run(plan.phase1, chunks, problem.threads, scratch, bytes, work);
-  if (!args.grad_rpb) return;
-  if (problem.is_double())
-    reduce_grad_bias(plan, reinterpret_cast<const double*>(sums.get()), bias_step, bias, problem.heads,
-                     static_cast<double*>(args.grad_rpb));
-  else
-    reduce_grad_bias(plan, reinterpret_cast<const float*>(sums.get()), bias_step, bias, problem.heads,
-                     static_cast<float*>(args.grad_rpb));
+  run_with_grad_bias(
+      problem, plan, kernels.backward_scratch_bytes(problem, plan), args.grad_rpb,
+      [&](const Chunk& chunk, char* mine, char* grad_bias) { kernels.backward(args, plan, chunk, mine, grad_bias); });
 }
 
-void qk(const QkArgs& args) { general_qk(general(args.problem), args); }
-void qk_backward(const QkBackwardArgs& args) { general_qk_backward(general(args.forward.problem), args); }
-void av(const AvArgs& args) { general_av(general(args.problem), args); }
-void av_backward(const AvBackwardArgs& args) { general_av_backward(general(args.forward.problem), args); }
+void qk(const QkArgs& args) {
+  if (!is_fused(args.problem)) return general_qk(general(args.problem), args);
+  const TwoStageWork work(args.problem, TwoStagePass::kQk);
+  run_chunks(args.problem, work.plan, work.scratch_bytes,
+             [&](int64_t, const Chunk& chunk, char* mine) { work.kernels.qk(args, work.plan, chunk, mine); });
+}
+
+void qk_backward(const QkBackwardArgs& args) {
+  const Problem& problem = args.forward.problem;
+  if (!is_fused(problem)) return general_qk_backward(general(problem), args);
+  const TwoStageWork work(problem, TwoStagePass::kQkBackward);
+  run_with_grad_bias(problem, work.plan, work.scratch_bytes, args.grad_rpb,
+                     [&](const Chunk& chunk, char* mine, char* grad_bias) {
+                       work.kernels.qk_backward(args, work.plan, chunk, mine, grad_bias);
+                     });
+}
+
+void av(const AvArgs& args) {
+  if (!is_fused(args.problem)) return general_av(general(args.problem), args);
+  const TwoStageWork work(args.problem, TwoStagePass::kAv);
+  run_chunks(args.problem, work.plan, work.scratch_bytes,
+             [&](int64_t, const Chunk& chunk, char* mine) { work.kernels.av(args, work.plan, chunk, mine); });
+}
+
+void av_backward(const AvBackwardArgs& args) {
+  const Problem& problem = args.forward.problem;
+  if (!is_fused(problem)) return general_av_backward(general(problem), args);
+  const TwoStageWork work(problem, TwoStagePass::kAvBackward);
+  run_chunks(problem, work.plan, work.scratch_bytes,
+             [&](int64_t, const Chunk& chunk, char* mine) { work.kernels.av_backward(args, work.plan, chunk, mine); });
+}
 
 }  // namespace natten_core::cpu

@@ -7,6 +7,7 @@
 #include "general/kernels.h"
 #include "natten_core/problem.h"
 #include "plan.h"
+#include "two_stage/kernels.h"
 
 namespace natten_core::cpu {
 
@@ -24,6 +25,7 @@ struct Kernels {
   int rows_per_block;
   TypedKernels f32, f64, f16, bf16;
   GeneralKernels general32, general64;
+  TwoStageKernels two_stage32, two_stage64, two_stage16, two_stage_bf16;
 };
 
 extern const Kernels kGeneric;
@@ -37,7 +39,8 @@ std::string isa_active();
 // Makes `name` the instruction set in use. Throws std::runtime_error where this machine or build lacks it.
 void set_isa(const std::string& name);
 
-// Whether the fused kernels have all that the problem asks for; the general ones have everything.
+// Whether the fused kernels, and those of two stages made of their parts, have all that the problem asks for; the
+// general ones have everything.
 bool is_fused(const Problem& problem);
 
 void forward(const ForwardArgs& args);

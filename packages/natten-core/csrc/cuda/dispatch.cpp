@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "cuda/band/band.h"
+#include "cuda/box/box.h"
 #include "cuda/dense/dense.h"
 #include "cuda/device/launch.h"
 #include "cuda/simt/simt.h"
@@ -25,7 +26,11 @@ std::atomic<Family>& only() {
 }
 
 void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // or the next launch would be told of this error
+  const std::string text = std::string(what) + ": " + cudaGetErrorString(error);
+  if (error == cudaErrorMemoryAllocation) throw OutOfMemory(text);
+  throw std::runtime_error(text);
 }
 
 int attribute(cudaDeviceAttr which, int device) {
@@ -92,11 +97,16 @@ Family chosen(const Args& args, const Problem& problem, int device) {
 
 template <class Work>
 void reporting(const Problem& problem, Family family, const char* direction, const Work& work) {
+  const auto told = [&](const std::runtime_error& error, const char* more) {
+    return std::string("natten_core cuda (") + name(family) + ") " + direction + " failed: " + error.what() + more +
+           "; the problem: " + describe(problem);
+  };
   try {
     work();
+  } catch (const OutOfMemory& error) {
+    throw OutOfMemory(told(error, ""));
   } catch (const std::runtime_error& error) {
-    throw std::runtime_error(std::string("natten_core cuda (") + name(family) + ") " + direction + " failed: " +
-                             error.what() + " (or an earlier kernel did); the problem: " + describe(problem));
+    throw std::runtime_error(told(error, " (or an earlier kernel did)"));
   }
 }
 
@@ -137,6 +147,7 @@ void forward(const ForwardArgs& args, int device, void* stream) {
     switch (family) {
       case Family::kDense: return dense::forward(args, launch);
       case Family::kBand: return band::forward(args, launch);
+      case Family::kBox: return box::forward(args, launch);
       case Family::kSimt: return simt::forward(args, launch);
       default: throw std::logic_error("a family without kernels was chosen");
     }

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "cuda/device/launch.h"
 #include "cuda/plan.h"
 #include "natten_core/problem.h"
 #include "natten_core/two_stage.h"
@@ -49,7 +50,8 @@ void use_only(const std::string& name);
 Facts facts_of(int device);
 
 // Pointers are of memory on `device`, `stream` is a stream of it. The work is queued, not awaited.
-// All throw Unsupported where no family can run the problem, else std::runtime_error with the problem in it.
+// All throw Unsupported where no family can run the problem, else OutOfMemory or another std::runtime_error with the
+// problem in it.
 void forward(const ForwardArgs& args, int device, void* stream);
 // `allocate` returns device memory, aligned to 512 bytes, that may be reused once what is queued until then is done.
 void backward(const BackwardArgs& args, int device, void* stream, const std::function<void*(size_t)>& allocate);

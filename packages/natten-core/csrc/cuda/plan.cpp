@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "cuda/band/band.h"
+#include "cuda/box/box.h"
 #include "cuda/dense/dense.h"
 #include "cuda/simt/simt.h"
 
@@ -69,6 +70,7 @@ const char* name(Family family) {
   switch (family) {
     case Family::kDense: return "dense";
     case Family::kBand: return "band";
+    case Family::kBox: return "box";
     case Family::kSimt: return "simt";
     case Family::kNone: return "none";
   }
@@ -76,14 +78,14 @@ const char* name(Family family) {
 }
 
 const std::vector<Family>& families() {
-  static const std::vector<Family> all = {Family::kDense, Family::kBand, Family::kSimt};
+  static const std::vector<Family> all = {Family::kDense, Family::kBand, Family::kBox, Family::kSimt};
   return all;
 }
 
 Family family_of(const std::string& wanted) {
   for (Family family : families())
     if (wanted == name(family)) return family;
-  throw std::invalid_argument("no family of cuda kernels is called '" + wanted + "': there are dense, band and simt");
+  throw std::invalid_argument("no family of cuda kernels is called '" + wanted + "': there are dense, band, box and simt");
 }
 
 int vector_bytes(const ForwardArgs& args) { return largest_divisor(forward_bits(args)); }
@@ -105,7 +107,7 @@ const char* alignment_reason(const Args& args) {
   return vector_bytes(args) < kVectorBytes ? kUnaligned : nullptr;
 }
 
-// The band kernels find their way within a sample by 32-bit numbers of elements.
+// The band and box kernels find their way within a sample by 32-bit numbers of elements.
 bool is_far(const Tensor& tensor, const Problem& problem) {
   int64_t reach = problem.head_dim;
   for (int axis = 0; axis < kRank; ++axis) {
@@ -132,6 +134,11 @@ const char* reason(Family family, const Work& work, const Facts& facts) {
   if (family == Family::kDense) return dense::unsupported(work);
   if (family == Family::kBand) {
     if (const char* why = band::unsupported(problem_of(work), facts.architecture)) return why;
+    return is_far(work) ? "a sample that spans 2^31 elements" : alignment_reason(work);
+  }
+  if (family == Family::kBox) {
+    if (std::is_same<Work, BackwardArgs>::value) return "the backward pass";
+    if (const char* why = box::unsupported(problem_of(work), facts.architecture)) return why;
     return is_far(work) ? "a sample that spans 2^31 elements" : alignment_reason(work);
   }
   return simt::unsupported(problem_of(work));

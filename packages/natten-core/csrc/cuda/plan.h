@@ -10,7 +10,7 @@
 namespace natten_core::cuda {
 
 // Best first.
-enum class Family { kDense, kBand, kSimt, kNone };
+enum class Family { kDense, kBand, kBox, kSimt, kNone };
 
 // What the choice depends on beside the problem.
 struct Facts {

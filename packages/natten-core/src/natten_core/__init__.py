@@ -7,6 +7,7 @@ See `neighborhood_attention` for the definition, `NeighborhoodAttention2D` and i
 from __future__ import annotations
 
 from natten_core import flops
+from natten_core._decompositions import decompositions
 from natten_core._info import __version__, build_info
 from natten_core._select import Explanation, NattenFallbackWarning, explain
 from natten_core.functional import (
@@ -30,6 +31,7 @@ __all__ = [
     "NeighborhoodAttention3D",
     "__version__",
     "build_info",
+    "decompositions",
     "explain",
     "flops",
     "merge_attentions",

@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import _C, Tensor
 
-_compiling = torch.compiler.is_compiling
+_compiling, _recording = torch.compiler.is_compiling, torch.is_grad_enabled
 _keys, _profiled = _C._dispatch_keys, _C._autograd._profiler_enabled
 _overridden, _modes = _C._has_torch_function, _C._len_torch_dispatch_stack
 _transforms, _tracer = _C._are_functorch_transforms_active, _C._get_tracing_state
@@ -39,7 +39,7 @@ def unobserved(tensors: Sequence[Tensor | None]) -> bool:
 
 def wants_gradient(tensors: Sequence[Tensor | None]) -> bool:
     """Whether autograd has something to record."""
-    return torch.is_grad_enabled() and _any_requires_grad(*tensors)
+    return _recording() and _any_requires_grad(*tensors)
 
 
 def records() -> bool:

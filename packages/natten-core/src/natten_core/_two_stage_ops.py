@@ -90,6 +90,18 @@ def _second(stage: Any) -> Any:
     return gradients
 
 
+def reference_qk(query: Tensor, key: Tensor, rpb: Tensor | None, more: Tensor | None, *settings: Any) -> Tensor:
+    """The operator `qk` in plain torch operations."""
+    result: Tensor = _reference_qk(*settings)(query, key, rpb, more)[0]
+    return result
+
+
+def reference_av(attn: Tensor, value: Tensor, more: Tensor | None, *settings: Any) -> Tensor:
+    """The operator `av` in plain torch operations."""
+    result: Tensor = _reference_av(*settings)(attn, value, more)[0]
+    return result
+
+
 def _reference_qk(kernel_size: Any, stride: Any, dilation: Any, is_causal: Any, scale: float) -> Any:
     settings = (*_tuples(kernel_size, stride, dilation, is_causal), scale)
 

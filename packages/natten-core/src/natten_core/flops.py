@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from typing import Any, TypeAlias
 
@@ -23,22 +24,26 @@ Shape: TypeAlias = Sequence[int]
 Handle: TypeAlias = Callable[[list[Any], list[Any]], "Counter[str]"]
 
 
-def fvcore_handles() -> dict[str, Handle]:
+def fvcore_handles(additions: int | None = None) -> dict[str, Handle]:
     """What fvcore's counters are told about the operators, in fvcore's convention.
 
     One multiply-accumulate counts as one operation, and adding the relative positional bias to a score too, as in the
     papers' tables.
 
+    Args:
+        additions: what every score counts beside its product; None for 1 where there is a bias, and else 0.
+
     Example:
         >>> from fvcore.nn import FlopCountAnalysis  # doctest: +SKIP
         >>> FlopCountAnalysis(model, image).set_op_handle(**natten_core.flops.fvcore_handles())  # doctest: +SKIP
     """
-    return {
-        "natten_core::na_forward": _fvcore_separate,
-        "natten_core::na_qkvpacked_forward": _fvcore_packed,
-        "natten_core::qk": _fvcore_qk,
-        "natten_core::av": _fvcore_av,
+    handles = {
+        "na_forward": _fvcore_separate,
+        "na_qkvpacked_forward": _fvcore_packed,
+        "qk": _fvcore_qk,
+        "av": _fvcore_av,
     }
+    return {f"natten_core::{name}": partial(handle, additions) for name, handle in handles.items()}
 
 
 def _products(scores: Shape, head_dims: int) -> int:
@@ -110,32 +115,43 @@ def _register(module: Any) -> None:
 # fvcore calls these with values of a traced graph.
 
 
-def _fvcore_separate(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+def _fvcore_separate(additions: int | None, inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     query, _, value, rpb, keys = map(_shape, inputs[:5])
-    return _macs(query, value, rpb, keys, inputs[6])
+    return _macs(query, value, rpb, keys, inputs[6], additions)
 
 
-def _fvcore_packed(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+def _fvcore_packed(additions: int | None, inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     qkv, rpb, keys = map(_shape, inputs[:3])
     query = _of_packed(qkv)
-    return _macs(query, query, rpb, keys, inputs[4])
+    return _macs(query, query, rpb, keys, inputs[4], additions)
 
 
-def _fvcore_qk(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+def _fvcore_qk(additions: int | None, inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     query, _, rpb, keys = map(_shape, inputs[:4])
-    return Counter(scores=_macs(query, query, rpb, keys, inputs[4])["scores"])
+    return Counter(scores=_macs(query, query, rpb, keys, inputs[4], additions)["scores"])
 
 
-def _fvcore_av(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+def _fvcore_av(additions: int | None, inputs: list[Any], outputs: list[Any]) -> Counter[str]:
     attn, value = map(_shape, inputs[:2])
     return Counter(weighted_sum=_products(attn, value[-1]))
 
 
-def _macs(query: Shape, value: Shape, rpb: Shape | None, keys: Shape | None, kernel_size: Any) -> Counter[str]:
-    window = [int(side.toIValue()) for side in kernel_size.node().inputs()]
-    biased = 0 if rpb is None else _products(_scores(query, window, None), 1)
+def _macs(
+    query: Shape, value: Shape, rpb: Shape | None, keys: Shape | None, kernel_size: Any, additions: int | None
+) -> Counter[str]:
+    window = _ints(kernel_size)
     scores = _scores(query, window, keys)
-    return Counter(scores=_products(scores, query[-1]) + biased, weighted_sum=_products(scores, value[-1]))
+    if additions is not None:
+        added = prod(scores) * additions
+    else:
+        added = 0 if rpb is None else prod(_scores(query, window, None))
+    return Counter(scores=_products(scores, query[-1]) + added, weighted_sum=_products(scores, value[-1]))
+
+
+def _ints(value: Any) -> list[int]:
+    """A list of ints that a trace holds as one constant or as one each."""
+    constant = value.toIValue()
+    return [int(part.toIValue()) for part in value.node().inputs()] if constant is None else constant
 
 
 def _shape(value: Any) -> Any:

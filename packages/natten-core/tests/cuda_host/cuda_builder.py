@@ -45,7 +45,7 @@ def unavailable() -> str:
 
 def families() -> list[str]:
     """Those that have a header and kernels."""
-    return [name for name in ("simt", "dense", "band") if _sources(name)]
+    return [name for name in ("simt", "dense", "band", "box") if _sources(name)]
 
 
 _failed: dict[str, str] = {}

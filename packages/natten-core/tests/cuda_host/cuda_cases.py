@@ -61,9 +61,33 @@ BAND = [
     Case("b-dilated", (22, 22), (7, 7), dilation=(2, 2), head_dim=32, batch=1, heads=1),
     Case("b-dilated-remainder", (31, 29), (7, 7), dilation=(3, 2), head_dim=32, batch=1, heads=1),
     Case("b-dilated-one-axis", (11, 33), (5, 5), dilation=(1, 3), head_dim=32, batch=1, heads=1),
+    Case("b-1d", (99,), (7,), head_dim=32),
+    Case("b-1d-13", (70,), (13,), head_dim=64, batch=1),
     Case("b-scale-large", (10, 11), (5, 5), head_dim=32, batch=1, scale=3.0),
 ]
-TENSOR_CORES = [*DENSE, *BAND]
+BOX = [
+    Case("x-3d", (4, 7, 19), (3, 3, 3), head_dim=32, batch=1),
+    Case("x-3d-7", (5, 9, 18), (3, 7, 7), head_dim=32, batch=1, heads=1),
+    Case("x-3d-deep", (9, 5, 9), (7, 3, 3), head_dim=32, batch=1, heads=1),
+    Case("x-3d-even", (5, 9, 10), (2, 4, 6), head_dim=32, batch=2, heads=1),
+    Case("x-3d-wide", (2, 8, 27), (2, 5, 13), head_dim=32, batch=1, heads=1),
+    Case("x-3d-whole", (3, 5, 6), (3, 5, 6), head_dim=32, batch=1),
+    Case("x-3d-dilated", (7, 9, 21), (3, 3, 3), dilation=(2, 1, 2), head_dim=32, batch=1),
+    Case("x-3d-no-bias", (3, 6, 11), (3, 5, 3), head_dim=32, batch=1, bias=False),
+    Case("x-3d-tall", (3, 33, 9), (3, 3, 3), head_dim=32, batch=1, heads=1),  # boxes one under the other
+    Case("x-many-planes", (3, 4, 7), (2, 3, 3), head_dim=32, heads=67, batch=9),  # several units to a block
+    Case("x-3d-8", (3, 5, 7), (3, 3, 3), head_dim=8, batch=1),
+    Case("x-3d-64", (3, 7, 10), (3, 5, 3), head_dim=64, batch=1, heads=1),
+    Case("x-3d-128", (3, 5, 12), (2, 3, 11), head_dim=128, batch=1, heads=1),
+    Case("x-3d-grouped", (3, 5, 7), (3, 3, 3), head_dim=32, batch=1, heads=4, heads_kv=2),
+    Case("x-3d-scale-large", (3, 6, 9), (3, 3, 3), head_dim=32, batch=1, scale=3.0),  # weights grow late
+    Case("x-1d", (131,), (7,), head_dim=32),
+    Case("x-1d-13", (99,), (13,), head_dim=64),
+    Case("x-1d-dilated", (211,), (5,), dilation=(3,), head_dim=24, batch=1),
+    Case("x-2d-rows", (11, 20), (5, 3), head_dim=32, batch=1),
+    Case("x-2d-line", (1, 90), (1, 4), head_dim=32, batch=3),
+]
+TENSOR_CORES = [*DENSE, *BAND, *BOX]
 NAMED = {case.name: case for case in [*CASES, *TENSOR_CORES]}
 
 HALVES = (torch.float16, torch.bfloat16)

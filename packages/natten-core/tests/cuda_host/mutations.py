@@ -1,6 +1,6 @@
 """Takes one barrier, wait, commit or swizzle out of the kernels at a time, and tells whether the tests would notice.
 
-    python mutations.py [--list] [--only TEXT] simt dense band
+    python mutations.py [--list] [--only TEXT] simt dense band box
 
 Each mutant is compiled and run on a few cases. It is noticed if the emulator reports something, a result is wrong, or
 shared memory is passed over more often than before.
@@ -25,7 +25,8 @@ from cuda_cases import NAMED, check, run
 from cuda_harness import EmulatorError, Options
 
 _CALL = re.compile(
-    r"(?:dev::)?\b(?:syncthreads|syncwarp|cp_async_wait<[^;]*?>|cp_async_commit|bar_sync|bar_arrive|barrier)\((?!\)\s*\{)[^;{]*\)(?=;|,)"
+    r"(?:dev::)?\b(?:syncthreads|syncwarp|cp_async_wait<[^;]*?>|cp_async_commit|cp_async_mbarrier_arrive|bar_sync"
+    r"|bar_arrive|barrier|mbarrier_init|mbarrier_arrive|mbarrier_wait)\((?!\)\s*\{)[^;{]*\)(?=;|,)"
 )
 _XOR = re.compile(r" \^ ")
 
@@ -36,6 +37,8 @@ class Setting(NamedTuple):
     dtype: torch.dtype
     cases: tuple[str, ...]
     without: str = ""  # sources that these cases do not need
+    backward: bool = True
+    borrowed: tuple[str, ...] = ()  # headers of other families whose mutants are tried on these cases too
 
 
 SETTINGS = {
@@ -47,6 +50,13 @@ SETTINGS = {
         torch.bfloat16,
         ("b-dilated-remainder", "b-grouped", "b-wide", "b-tall", "b-idle-warp", "b-many-samples"),
         r"_half_d\d+\.cu|_bf16_d(16|64|128)\.cu",
+    ),
+    "box": Setting(
+        torch.bfloat16,
+        ("x-3d-7", "x-3d-dilated", "x-3d-tall", "x-many-planes", "x-1d-dilated"),
+        r"_half_d\d+\.cu|_bf16_d(64|128)\.cu",
+        backward=False,
+        borrowed=("band/fragments.h", "band/signals.h"),
     ),
 }
 
@@ -62,8 +72,9 @@ class Mutation(NamedTuple):
 
 
 def mutations(family: str) -> Iterator[Mutation]:
-    folder = cuda_builder.CSRC / "cuda" / family
-    for path in sorted(path for path in folder.iterdir() if path.suffix in {".h", ".cuh", ".cu"}):
+    cuda = cuda_builder.CSRC / "cuda"
+    own = sorted(path for path in (cuda / family).iterdir() if path.suffix in {".h", ".cuh", ".cu"})
+    for path in [*own, *(cuda / name for name in SETTINGS[family].borrowed)]:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             code = line.split("//")[0]
             for found in _CALL.finditer(code):
@@ -78,7 +89,7 @@ def outcome(family: str, changed: Path | None, before: dict[str, int]) -> str:
     for name in setting.cases:
         options = Options(changed=changed, without=setting.without, count_banks=True, multiprocessors=4)
         try:
-            found = run(family, NAMED[name], setting.dtype, options=options)
+            found = run(family, NAMED[name], setting.dtype, options=options, backward=setting.backward)
             check(NAMED[name], setting.dtype, found, slack=1e-6)
         except EmulatorError as error:
             return f"{name}: {str(error).splitlines()[0][:100]}"

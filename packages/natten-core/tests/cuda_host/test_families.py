@@ -7,12 +7,13 @@ from typing import Any
 import cuda_builder
 import pytest
 import torch
-from cuda_cases import BAND, DENSE, HALVES, NAMED, TENSOR_CORES, check, expected, run
+from cuda_cases import BAND, BOX, DENSE, HALVES, NAMED, TENSOR_CORES, check, expected, run
 from cuda_harness import Options, unsupported
 from natten_cases import CASES, Case, relative_error
 
 NAMES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 FAMILIES = cuda_builder.families()
+FORWARD_ONLY = ("box",)
 
 
 def reason(family: str, case: Case, dtype: torch.dtype) -> str | None:
@@ -34,19 +35,21 @@ RUNS = [
     *over("simt", TENSOR_CORES[::3]),
     *over("dense", DENSE),
     *over("band", BAND),
+    *over("box", BOX),
 ]
 # Of each kind of kernel one or two, for what has nothing to do with numbers.
 FEW = [
     *over("simt", [NAMED["2d-dilated-remainder"], NAMED["3d-everything"]], (torch.float32, torch.bfloat16)),
     *over("dense", [NAMED["d-dilated-remainder"], NAMED["d-24"]]),
     *over("band", [NAMED["b-dilated-remainder"], NAMED["b-24"]]),
+    *over("box", [NAMED["x-3d-dilated"], NAMED["x-1d-dilated"]]),
 ]
 
 
 @pytest.mark.parametrize(("family", "case", "dtype"), RUNS)
 def test_values_and_gradients(family: str, case: Case, dtype: torch.dtype) -> None:
     assert reason(family, case, dtype) is None
-    check(case, dtype, run(family, case, dtype))
+    check(case, dtype, run(family, case, dtype, backward=family not in FORWARD_ONLY))
 
 
 @pytest.mark.parametrize("layout", ["packed", "heads-first", "spread", "odd"])
@@ -56,26 +59,30 @@ def test_layouts(family: str, case: Case, dtype: torch.dtype, layout: str) -> No
         pytest.skip("the plan gives rows that are not aligned to simt")
     if layout == "packed" and not case.plain:
         pytest.skip("query, key and value are not of one shape")
-    check(case, dtype, run(family, case, dtype, layout))
+    check(case, dtype, run(family, case, dtype, layout, backward=family not in FORWARD_ONLY))
 
 
 @pytest.mark.parametrize(("family", "case", "dtype"), FEW)
 def test_neither_order_nor_device_changes_a_bit(family: str, case: Case, dtype: torch.dtype) -> None:
-    first = run(family, case, dtype)
+    backward = family not in FORWARD_ONLY
+    first = run(family, case, dtype, backward=backward)
     for options in (Options(seed=1, multiprocessors=2), Options(seed=6, threads=1, multiprocessors=1000)):
-        for name, tensor in run(family, case, dtype, options=options).items():
+        for name, tensor in run(family, case, dtype, options=options, backward=backward).items():
             assert torch.equal(tensor, first[name]), name
 
 
 @pytest.mark.parametrize(("family", "case", "dtype"), FEW)
 def test_rounding_of_the_hardware(family: str, case: Case, dtype: torch.dtype) -> None:
     """Sums of products that are cut off, and approximations that are as bad as they may be."""
-    found = run(family, case, dtype, options=Options(mma_truncate=True, jitter=2.0**-22))
+    options = Options(mma_truncate=True, jitter=2.0**-22)
+    found = run(family, case, dtype, options=options, backward=family not in FORWARD_ONLY)
     check(case, dtype, found, slack=0 if dtype in HALVES else 2.0**-18)
 
 
 @pytest.mark.parametrize(("family", "case", "dtype"), FEW)
 def test_gradient_of_the_output_alone(family: str, case: Case, dtype: torch.dtype) -> None:
+    if family in FORWARD_ONLY:
+        pytest.skip("the plan gives the backward to simt")
     found = run(family, case, dtype, grad_lse=False)
     inputs, _, _ = expected(case.name, dtype)
     exact = {name: inputs[name].double().requires_grad_() for name in inputs if not name.startswith("grad_")}

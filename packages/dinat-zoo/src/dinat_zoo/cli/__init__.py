@@ -5,12 +5,31 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from dinat_zoo.cli import _analyse, _classify, _convert, _list
+from dinat_zoo.cli import (
+    _analyse,
+    _bench,
+    _classify,
+    _convert,
+    _detect,
+    _features,
+    _info,
+    _list,
+    _segment,
+    _train,
+    _validate,
+)
 
 COMMANDS = (
     _list,
+    _info,
     _classify,
+    _detect,
+    _segment,
+    _features,
+    _train,
+    _validate,
     _convert,
+    _bench,
     _analyse,
 )
 

@@ -4,41 +4,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from dinat_zoo._predict import Classifier, Prediction, load_classifier
 from dinat_zoo._weights_file import WeightsError
 from dinat_zoo.cli._arguments import Commands, fail, positive
+from dinat_zoo.cli._images import Report, Source, find_images, read_images
+from dinat_zoo.cli._progress import progress
 
 _BATCH = 64
-_PROGRESS_FROM = 32  # fewer images are done before a bar could be read
-_NAMES_IN_A_NOTE = 5
-
-
-@dataclass(frozen=True)
-class _Source:
-    """A file to classify, and the folder that was named if the file itself was not."""
-
-    path: Path
-    folder: Path | None = None
 
 
 @dataclass
-class _Report:
-    """What became of every file."""
+class _Report(Report):
+    """What became of every file, with its classes."""
 
     results: list[tuple[Path, list[Prediction]]] = field(default_factory=list)
-    skipped: list[tuple[_Source, str]] = field(default_factory=list)
-    errors: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def add_to(commands: Commands) -> None:
@@ -69,11 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     except WeightsError as error:
         return fail(str(error), 1)
     report = _Report()
-    _classify(_find(images, report), classifier, arguments.top_k, report)
-    for folder in (path for path in images if path.is_dir()):
-        if not any(path.is_relative_to(folder) for path, _ in report.results):
-            report.errors.append((folder, "no image in this folder"))
-    _print_notes(report)
+    _classify(find_images(images, report), classifier, arguments.top_k, report)
+    report.finish(images, [path for path, _ in report.results])
     if arguments.json:
         _print_json(arguments.model, report)
     else:
@@ -81,65 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 2 if report.errors else 0
 
 
-def _find(images: Sequence[Path], report: _Report) -> list[_Source]:
-    """Every file that was named, and every file in the folders that were; what does not exist goes to the report."""
-    sources = []
-    for path in images:
-        if path.is_dir():
-            sources += [_Source(file, path) for file in sorted(path.rglob("*")) if file.is_file()]
-        elif path.exists():
-            sources.append(_Source(path))
-        else:
-            report.errors.append((path, "no such file"))
-    return sources
-
-
-def _classify(sources: Sequence[_Source], classifier: Classifier, top_k: int, report: _Report) -> None:
+def _classify(sources: Sequence[Source], classifier: Classifier, top_k: int, report: _Report) -> None:
     """Classify in batches, so that many images need no more memory than few."""
-    with Progress(
-        TextColumn("classifying"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=len(sources) < _PROGRESS_FROM,
-    ) as progress:
-        task = progress.add_task("classifying", total=len(sources))
-        images = _load(sources, classifier.transform, report, lambda: progress.advance(task))
+    with progress("classifying", len(sources)) as advance:
+        images = read_images(sources, classifier.transform, report, advance)
         while batch := list(islice(images, _BATCH)):
             predictions = classifier.predict([image for _, image in batch], top_k)
-            report.results += [(path, ranked) for (path, _), ranked in zip(batch, predictions, strict=True)]
-
-
-def _load(
-    sources: Sequence[_Source],
-    transform: Callable[[Image.Image], Tensor],
-    report: _Report,
-    advance: Callable[[], None],
-) -> Iterator[tuple[Path, Tensor]]:
-    """Read and transform; what is no image is an error if it was named, and a note if it lay in a folder."""
-    for source in sources:
-        advance()
-        image = _read(source.path)
-        if isinstance(image, Image.Image):
-            yield source.path, transform(image)
-        elif source.folder is None:
-            report.errors.append((source.path, image))
-        else:
-            report.skipped.append((source, image))
-
-
-def _read(path: Path) -> Image.Image | str:
-    """The image in a file, or the reason why there is none."""
-    try:
-        with Image.open(path) as file:
-            image: Image.Image = file.copy()
-            return image
-    except UnidentifiedImageError:
-        return "not an image"
-    # Pillow's decoders report broken files with any of these.
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        return f"cannot be read as an image: {error}"
+            report.results += [(source.path, ranked) for (source, _), ranked in zip(batch, predictions, strict=True)]
 
 
 def _print_text(report: _Report) -> None:
@@ -158,22 +89,6 @@ def _print_json(model: str, report: _Report) -> None:
             {"image": str(path), "predictions": [asdict(prediction) for prediction in ranked]}
             for path, ranked in report.results
         ],
-        "skipped": [{"file": str(source.path), "reason": reason} for source, reason in report.skipped],
-        "errors": [{"file": str(path), "reason": reason} for path, reason in report.errors],
+        **report.rest(),
     }
     print(json.dumps(document, indent=2))
-
-
-def _print_notes(report: _Report) -> None:
-    """Say on stderr what was not classified: one note per folder, one error per named file."""
-    for folder, group in groupby(report.skipped, key=lambda item: item[0].folder):
-        skipped = list(group)
-        names = [f"{source.path.relative_to(folder or '.')} ({reason})" for source, reason in skipped]
-        more = "" if len(names) <= _NAMES_IN_A_NOTE else f", and {len(names) - _NAMES_IN_A_NOTE} more"
-        files = "1 file" if len(names) == 1 else f"{len(names)} files"
-        print(
-            f"dinat-zoo: note: skipped {files} in {folder}: {', '.join(names[:_NAMES_IN_A_NOTE])}{more}",
-            file=sys.stderr,
-        )
-    for path, reason in report.errors:
-        print(f"dinat-zoo: error: {path}: {reason}", file=sys.stderr)

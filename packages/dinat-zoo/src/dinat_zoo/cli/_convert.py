@@ -1,18 +1,24 @@
-"""`dinat-zoo convert`: a checkpoint in one format becomes a file in another."""
+"""`dinat-zoo convert`: a checkpoint in one format becomes a file, or Hugging Face's folder, in another."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from dinat_zoo._checkpoint import read_weights
+from dinat_zoo import dense, list_models
+from dinat_zoo._checkpoint import fit, read_weights
 from dinat_zoo._download import sha256
-from dinat_zoo._formats import BACKBONE, FORMATS, convert, format_of
+from dinat_zoo._formats import BACKBONE, FORMATS, Weights, convert, format_of
+from dinat_zoo._hierarchical import NeighborhoodTransformer
+from dinat_zoo._hugging_face import save_hugging_face
+from dinat_zoo._predict import create, labels_of
 from dinat_zoo._pretrained import find
 from dinat_zoo._sources import resolve
 from dinat_zoo._weights_file import SUFFIXES, WeightsError, write
 from dinat_zoo.cli._arguments import Commands, fail
+from dinat_zoo.dense import mask2former
 
 
 def add_to(commands: Commands) -> None:
@@ -24,9 +30,18 @@ def add_to(commands: Commands) -> None:
         "them in another. Nothing is lost on the way: converting back gives the same tensors.",
     )
     parser.add_argument("source", metavar="IN", help="a file, a URL, hf-hub:OWNER/NAME, or a published checkpoint")
-    parser.add_argument("output", metavar="OUT", type=Path, help=f"the file to write: {', '.join(SUFFIXES)}")
+    parser.add_argument(
+        "output",
+        metavar="OUT",
+        type=Path,
+        help=f"the file to write: {', '.join(SUFFIXES)}; without a suffix, for --to hf, a folder with its config.json",
+    )
     parser.add_argument("--to", choices=FORMATS, default="timm", help="names of the parameters (default: %(default)s)")
-    parser.add_argument("--model", help="the architecture, which --to hf needs if IN does not tell nat from dinat")
+    parser.add_argument(
+        "--model",
+        help="the architecture, which --to hf needs unless IN is the name of a published checkpoint: nat or dinat for "
+        "a file; for a folder the model, or the detector or segmenter that IN is of",
+    )
     parser.add_argument("--backbone", action="store_true", help="leave out the heads of dense prediction")
     parser.add_argument("--json", action="store_true", help="print a JSON document about what was written")
     parser.set_defaults(run=run)
@@ -40,12 +55,13 @@ def run(arguments: argparse.Namespace) -> int:
     """
     source: str = arguments.source
     output: Path = arguments.output
-    model: str | None = arguments.model
-    if output.suffix not in SUFFIXES:
+    folder = arguments.to == "hf" and not output.suffix
+    if not folder and output.suffix not in SUFFIXES:
         return fail(f"the suffix of {str(output)!r} names no format; known are {', '.join(SUFFIXES)}", 2)
-    row = find(source)
-    prefix = (model or (row.model if row else "")).split("_")[0]
-    if model is not None and prefix not in ("nat", "dinat", "vitrpb"):
+    model = arguments.model or _name_of(source)
+    architecture, _ = _backbone_of(model)
+    prefix = architecture.split("_")[0]
+    if arguments.model is not None and prefix not in ("nat", "dinat", "vitrpb"):
         return fail(f"--model is {model!r}; it must be a model of `dinat-zoo list`, or just nat or dinat", 2)
     try:
         weights = read_weights(resolve(source))
@@ -54,7 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
                 key.removeprefix(BACKBONE): value for key, value in weights.items() if key.startswith(BACKBONE)
             } or weights
         converted = convert(weights, arguments.to, prefix)
-        write(converted, output)
+        written = output
+        if folder:
+            written = _write_folder(weights, model, output, source)
+        else:
+            write(converted, output)
     except WeightsError as error:
         return fail(str(error), 1)
     document = {
@@ -65,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         "dense": any(key.startswith(BACKBONE) for key in converted),
         "tensors": len(converted),
         "parameters": sum(value.numel() for value in converted.values() if value.is_floating_point()),
-        "sha256": sha256(output),
+        "sha256": sha256(written),
     }
     if arguments.json:
         print(json.dumps(document, indent=2))
@@ -73,3 +93,41 @@ def run(arguments: argparse.Namespace) -> int:
         names = f"{document['from']} to {document['to']}"
         print(f"{output}: {document['tensors']} tensors, {names}, sha256 {document['sha256']}")
     return 0
+
+
+def _name_of(source: str) -> str:
+    """The model or the published detector or segmenter that a checkpoint's name is of, "" for none."""
+    row = find(source)
+    if row is None or row.head == "linear":
+        return row.model if row else ""
+    return next((name for name, entry in dense.PUBLISHED.items() if entry.url == row.url), row.checkpoint)
+
+
+def _backbone_of(name: str) -> tuple[str, dict[str, Any]]:
+    """The architecture that a name means, and the arguments of its backbone where it is a detector or segmenter."""
+    if name in dense.PUBLISHED:
+        entry = dense.PUBLISHED[name]
+        return entry.backbone, {"dilations": entry.dilations, "drop_path_rate": entry.drop_path_rate}
+    row = find(name)
+    return (row.model, mask2former.BODY) if row and row.head == "mask2former" else (name, {})
+
+
+def _write_folder(weights: Weights, name: str, folder: Path, source: str) -> Path:
+    """Write a folder of a classifier or a backbone, whose model the name is, and return its file of weights."""
+    architecture, arguments = _backbone_of(name)
+    if architecture not in list_models():
+        raise WeightsError(
+            "config.json has the dilations, which weights do not tell: say --model and a model of `dinat-zoo list`, or "
+            f"a published detector or segmenter, such as {dense.list_models()[0]}"
+        )
+    weights = convert(weights, "timm")
+    dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
+    if any(key.startswith("out_norms.") for key in weights):
+        backbone = dense.Backbone.create(architecture, **arguments).to(dtype)
+        fit(backbone, weights, source)
+        return save_hugging_face(backbone, folder)
+    classes = len(weights["head.fc.bias"]) if "head.fc.bias" in weights else 0
+    classifier = create(architecture, num_classes=classes).to(dtype)
+    fit(classifier, weights, source)
+    assert isinstance(classifier, NeighborhoodTransformer)  # no other has such weights
+    return save_hugging_face(classifier, folder, labels_of(classifier) if classes else None)

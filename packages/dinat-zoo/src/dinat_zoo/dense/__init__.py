@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from dinat_zoo.dense.backbone import Backbone
+from dinat_zoo.dense.classes import class_names, palette
 from dinat_zoo.dense.create import create, list_models, transform
 from dinat_zoo.dense.data import COCO_CATEGORIES, Batch, Detections, Objects
 from dinat_zoo.dense.detector import Detector
@@ -30,9 +31,11 @@ __all__ = [
     "Published",
     "PyramidBackbone",
     "Segmenter",
+    "class_names",
     "count_macs",
     "create",
     "list_models",
+    "palette",
     "predict",
     "slide",
     "transform",

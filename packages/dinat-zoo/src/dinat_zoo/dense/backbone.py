@@ -14,12 +14,12 @@ from dinat_zoo._hierarchical import NeighborhoodTransformer
 class Backbone(nn.Module):
     """The tokenizer and the levels of a model of this package, with a LayerNorm of its own on each level's output.
 
-    Attributes and key names are those of the published detection and segmentation checkpoints (`norm0` to `norm3`),
-    except that a level's downsampling opens it, as everywhere in this package. The classifier's final norm and head
-    are no part of it.
+    Its parameters are named as those of the models that have `out_norms`, and loaded from the published detection and
+    segmentation checkpoints, where `norm0` is `out_norms.0`, by `dinat_zoo.load_checkpoint`. The classifier's final
+    norm and head are no part of it.
 
     Args:
-        model: the model whose body is taken, not copied.
+        model: the model whose body is taken, not copied; its `out_norms` too, where it has them.
         out_indices: the levels to give.
 
     Attributes:
@@ -47,8 +47,12 @@ class Backbone(nn.Module):
         self.patch_embed = model.patch_embed
         self.levels = model.levels[: self.out_indices[-1] + 1]
         weight = next(model.parameters())
+        self.out_norms = nn.ModuleList(nn.Identity() for _ in self.levels)
         for i, channels in zip(self.out_indices, self.channels, strict=True):
-            self.add_module(f"norm{i}", nn.LayerNorm(channels, device=weight.device, dtype=weight.dtype))
+            norm = model.out_norms[i]
+            if isinstance(norm, nn.Identity):
+                norm = nn.LayerNorm(channels, device=weight.device, dtype=weight.dtype)
+            self.out_norms[i] = norm
 
     @classmethod
     def create(cls, name: str, out_indices: Sequence[int] = (0, 1, 2, 3), **arguments: Any) -> Backbone:
@@ -62,10 +66,7 @@ class Backbone(nn.Module):
         Raises:
             ValueError: a model without levels.
         """
-        model = timm.create_model(name, num_classes=0, **arguments)
-        if not isinstance(model, NeighborhoodTransformer):
-            raise ValueError(f"name is {name!r}; a backbone needs levels: take NAT, DiNAT or DiNATs.")
-        return cls(model, out_indices)
+        return cls(create_body(name, **arguments), out_indices)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
@@ -77,8 +78,24 @@ class Backbone(nn.Module):
         """Map images `[B, C, H, W]` to the normalised outputs of the levels, finest first, NCHW."""
         outputs = []
         x = self.patch_embed(images)
-        for i, level in enumerate(self.levels):
+        for i, (level, out_norm) in enumerate(zip(self.levels, self.out_norms, strict=True)):
             x = level(x)
             if i in self.out_indices:
-                outputs.append(self.get_submodule(f"norm{i}")(x).permute(0, 3, 1, 2).contiguous())
+                outputs.append(out_norm(x).permute(0, 3, 1, 2).contiguous())
         return outputs
+
+
+def create_body(name: str, **arguments: Any) -> NeighborhoodTransformer:
+    """The model without classifier whose body is to be a backbone.
+
+    Args:
+        name: a model's name.
+        **arguments: further arguments of `timm.create_model`.
+
+    Raises:
+        ValueError: a model without levels.
+    """
+    model = timm.create_model(name, num_classes=0, **arguments)
+    if not isinstance(model, NeighborhoodTransformer):
+        raise ValueError(f"name is {name!r}; a backbone needs levels: take NAT, DiNAT or DiNATs.")
+    return model

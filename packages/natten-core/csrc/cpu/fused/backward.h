@@ -64,6 +64,32 @@ NATTEN_KERNEL Vec<T> load_queries(const BackwardArgs& args, const Sizes<T>& s, c
   return grad_lse;
 }
 
+// Adds the dS of query row r to the lanes of the bias gradient.
+template <class T>
+NATTEN_KERNEL void add_grad_bias(const Sizes<T>& s, const RowGroup& group, int r, const T* grad_scores, T* grad_bias) {
+  constexpr int n = kLanes<T>;
+  const int64_t row_slots = static_cast<int64_t>(s.slots) * n;
+  for (int i = 0; i < group.key_rows; ++i) {
+    const KeyRow& key = group.keys[i];
+    if (r < key.first || r >= key.end) continue;
+    T* bins = grad_bias + key.bias - (r - key.first) * row_slots;
+    const T* ds = grad_scores + key.window[r] * row_slots;
+    for (int64_t j = 0; j < row_slots; j += n) store<T>(bins + j, load<T>(bins + j) + load<T>(ds + j));
+  }
+}
+
+// Folds the lanes of the chunk's bias gradient into its own [heads, bias rows, 2Kx-1] sums.
+template <class T>
+NATTEN_KERNEL void fold_grad_bias(const Sizes<T>& s, const Chunk& chunk, const T* lanes, T* sums) {
+  const int64_t size = s.bias_rows * s.bias_columns;
+  memset(sums, 0, static_cast<size_t>(chunk.heads * size) * sizeof(T));
+  for (int32_t head = 0; head < chunk.heads; ++head, sums += size)
+    for (const LaneClass& c : s.plan.classes)
+      for (int64_t row = 0; row < s.bias_rows; ++row)
+        for (int j = 0; j < s.slots; ++j, lanes += kLanes<T>)
+          for (int lane = 0; lane < c.lanes; ++lane) sums[row * s.bias_columns + c.relative[lane] + j] += lanes[lane];
+}
+
 // Turns the scores of one query row into weights P, and dP into dS; adds dS to the bias gradient's lanes.
 template <class T>
 NATTEN_KERNEL void differentiate(const Sizes<T>& s, const RowGroup& group, int r, Vec<T> grad_lse, T* weights,
@@ -85,15 +111,7 @@ NATTEN_KERNEL void differentiate(const Sizes<T>& s, const RowGroup& group, int r
     // In this order: where a query sees one key, dP - mean is 0 and dlse exact.
     store<T>(grad_scores + slot * n, p * ((load<T>(grad_scores + slot * n) - mean) + grad_lse));
   }
-  if (grad_bias == nullptr) return;
-  const int64_t row_slots = static_cast<int64_t>(s.slots) * n;
-  for (int i = 0; i < group.key_rows; ++i) {
-    const KeyRow& key = group.keys[i];
-    if (r < key.first || r >= key.end) continue;
-    T* bins = grad_bias + key.bias - (r - key.first) * row_slots;
-    const T* ds = grad_scores + key.window[r] * row_slots;
-    for (int64_t j = 0; j < row_slots; j += n) store<T>(bins + j, load<T>(bins + j) + load<T>(ds + j));
-  }
+  if (grad_bias) add_grad_bias<T>(s, group, r, grad_scores, grad_bias);
 }
 
 template <class T, class S>
@@ -208,22 +226,14 @@ void backward(const BackwardArgs& args, const Plan& plan, const Chunk& chunk, vo
   const Sizes<T> s(args.forward.problem, plan);
   Arena<T> arena{static_cast<T*>(memory)};
   const BackwardScratch<T> scratch(s, arena);
-  if (args.forward.rpb) fill_bias<T>(s, static_cast<const T*>(args.forward.rpb), chunk, scratch.bias);
+  if (args.forward.rpb)
+    fill_bias<T>(s, static_cast<const T*>(args.forward.rpb), chunk, static_cast<T>(kLog2E), scratch.bias);
   if (grad_bias) memset(scratch.grad_bias, 0, static_cast<size_t>(chunk.heads * s.bias_head) * sizeof(T));
   memset(scratch.zeros, 0, static_cast<size_t>(s.slots) * n * sizeof(T));
   for_tiles(plan, chunk, [&](const Item& tile, const Item* next) {
     backward_tile<T, S>(args, s, scratch, tile, next, chunk.head0);
   });
-  if (!grad_bias) return;
-  const int64_t size = s.bias_rows * s.bias_columns;
-  T* sums = static_cast<T*>(grad_bias);
-  memset(sums, 0, static_cast<size_t>(chunk.heads * size) * sizeof(T));
-  const T* lanes = scratch.grad_bias;
-  for (int32_t head = 0; head < chunk.heads; ++head, sums += size)
-    for (const LaneClass& c : plan.classes)
-      for (int64_t row = 0; row < s.bias_rows; ++row)
-        for (int j = 0; j < s.slots; ++j, lanes += n)
-          for (int lane = 0; lane < c.lanes; ++lane) sums[row * s.bias_columns + c.relative[lane] + j] += lanes[lane];
+  if (grad_bias) fold_grad_bias<T>(s, chunk, scratch.grad_bias, static_cast<T*>(grad_bias));
 }
 
 }  // namespace natten_core::cpu::NATTEN_ISA

@@ -107,18 +107,16 @@ struct Ring {
   int64_t slot(int64_t row) const { return row % rows; }
 };
 
-// The bias of the chunk's heads as [head][class][bias row][slot][lane], in units of log 2 as all scores are: the
-// softmax then needs 2^x, which is cheaper than exp.
+// The bias of the chunk's heads, times `factor`, as [head][class][bias row][slot][lane].
 template <class T>
-NATTEN_KERNEL void fill_bias(const Sizes<T>& s, const T* rpb, const Chunk& chunk, T* table) {
+NATTEN_KERNEL void fill_bias(const Sizes<T>& s, const T* rpb, const Chunk& chunk, T factor, T* table) {
   constexpr int n = kLanes<T>;
   const int64_t size = s.bias_rows * s.bias_columns;
   for (const T* bias = rpb + chunk.head0 * size; bias < rpb + (chunk.head0 + chunk.heads) * size; bias += size)
     for (const LaneClass& c : s.plan.classes)
       for (int64_t row = 0; row < s.bias_rows; ++row)
         for (int j = 0; j < s.slots; ++j, table += n)
-          for (int lane = 0; lane < n; ++lane)
-            table[lane] = static_cast<T>(kLog2E) * bias[row * s.bias_columns + c.relative[lane] + j];
+          for (int lane = 0; lane < n; ++lane) table[lane] = factor * bias[row * s.bias_columns + c.relative[lane] + j];
 }
 
 // The memory of each lane's token; lanes past the last query repeat it.

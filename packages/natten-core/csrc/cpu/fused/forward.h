@@ -110,7 +110,7 @@ void forward(const ForwardArgs& args, const Plan& plan, const Chunk& chunk, void
   const Sizes<T> s(args.problem, plan);
   Arena<T> arena{static_cast<T*>(memory)};
   const ForwardScratch<T> scratch(s, arena);
-  if (args.rpb) fill_bias<T>(s, static_cast<const T*>(args.rpb), chunk, scratch.bias);
+  if (args.rpb) fill_bias<T>(s, static_cast<const T*>(args.rpb), chunk, static_cast<T>(kLog2E), scratch.bias);
   for (int64_t i = 0; i < static_cast<int64_t>(s.slots) * kLanes<T>; ++i) scratch.zeros[i] = 0;
   for_tiles(plan, chunk,
             [&](const Item& tile, const Item* next) { forward_tile<T, S>(args, s, scratch, tile, next, chunk.head0); });

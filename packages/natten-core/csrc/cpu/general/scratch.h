@@ -41,7 +41,10 @@ struct Scratch {
   Scratch(Arena<T>& arena, const Problem& p, const GeneralPlan& plan, GeneralPass pass)
       : key(arena, p.head_dim, plan.max_columns, plan.ring_rows, p.additional, needs_of(pass).key),
         value(arena, p.head_dim_v, plan.max_columns, plan.ring_rows, p.additional, needs_of(pass).value),
-        table(p) {
+        table(p),
+        // Pairs go round the heads, each with a bias table of its own: the more tables to move, the less each has
+        // gathered.
+        pairs_to_settle(min_of(kSettle * (p.heads / p.heads_kv), kSettleAtMost)) {
     constexpr int n = kLanes<T>;
     const Needs needs = needs_of(pass);
     const int64_t most = p.kernel[kZ] * p.kernel[kY];
@@ -79,7 +82,7 @@ struct Scratch {
     std::fill(totals, end, 0.0);
   }
   void count_pair() {
-    if (++pairs == kSettle) settle();
+    if (++pairs == pairs_to_settle) settle();
   }
   void settle() {
     double* to = totals;
@@ -94,9 +97,9 @@ struct Scratch {
   }
 
  private:
-  static constexpr int kSettle = 64;
+  static constexpr int64_t kSettle = 8, kSettleAtMost = 64;
   bool has_bias = false;
-  int pairs = 0;
+  int64_t pairs = 0, pairs_to_settle;
 };
 
 template <class T>

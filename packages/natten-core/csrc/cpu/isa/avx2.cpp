@@ -2,6 +2,7 @@
 #define NATTEN_ISA avx2
 #include "../fused/table.h"
 #include "../general/table.h"
+#include "../two_stage/table.h"
 
 namespace natten_core::cpu {
 
@@ -12,6 +13,10 @@ const Kernels kAvx2 = {"avx2",
                        avx2::kTyped<float, avx2::Half>,
                        avx2::kTyped<float, avx2::BFloat16>,
                        avx2::general::kTable<float>,
-                       avx2::general::kTable<double>};
+                       avx2::general::kTable<double>,
+                       avx2::two_stage::kTable<float, float>,
+                       avx2::two_stage::kTable<double, double>,
+                       avx2::two_stage::kTable<float, avx2::Half>,
+                       avx2::two_stage::kTable<float, avx2::BFloat16>};
 
 }  // namespace natten_core::cpu

@@ -2,6 +2,7 @@
 #define NATTEN_ISA avx512
 #include "../fused/table.h"
 #include "../general/table.h"
+#include "../two_stage/table.h"
 
 namespace natten_core::cpu {
 
@@ -12,6 +13,10 @@ const Kernels kAvx512 = {"avx512",
                          avx512::kTyped<float, avx512::Half>,
                          avx512::kTyped<float, avx512::BFloat16>,
                          avx512::general::kTable<float>,
-                         avx512::general::kTable<double>};
+                         avx512::general::kTable<double>,
+                         avx512::two_stage::kTable<float, float>,
+                         avx512::two_stage::kTable<double, double>,
+                         avx512::two_stage::kTable<float, avx512::Half>,
+                         avx512::two_stage::kTable<float, avx512::BFloat16>};
 
 }  // namespace natten_core::cpu

@@ -2,6 +2,7 @@
 #define NATTEN_ISA generic
 #include "../fused/table.h"
 #include "../general/table.h"
+#include "../two_stage/table.h"
 
 namespace natten_core::cpu {
 
@@ -12,6 +13,10 @@ const Kernels kGeneric = {"generic",
                           generic::kTyped<float, generic::Half>,
                           generic::kTyped<float, generic::BFloat16>,
                           generic::general::kTable<float>,
-                          generic::general::kTable<double>};
+                          generic::general::kTable<double>,
+                          generic::two_stage::kTable<float, float>,
+                          generic::two_stage::kTable<double, double>,
+                          generic::two_stage::kTable<float, generic::Half>,
+                          generic::two_stage::kTable<float, generic::BFloat16>};
 
 }  // namespace natten_core::cpu

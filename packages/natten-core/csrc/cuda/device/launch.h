@@ -1,7 +1,14 @@
 // Where and how a kernel is started. Plain C++: any file may include it.
 #pragma once
 
+#include <stdexcept>
+
 namespace natten_core::cuda {
+
+// The device has no memory left for what starting a kernel takes, its code among it.
+struct OutOfMemory : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 struct Launch {
   void* stream = nullptr;     // a cudaStream_t of the current device

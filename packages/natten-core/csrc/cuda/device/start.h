@@ -19,7 +19,11 @@ struct Grid {
 
 #if defined(__CUDACC__)
 inline void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // or the next launch would be told of this error
+  const std::string text = std::string(what) + ": " + cudaGetErrorString(error);
+  if (error == cudaErrorMemoryAllocation) throw natten_core::cuda::OutOfMemory(text);
+  throw std::runtime_error(text);
 }
 
 // More than 48 KiB of shared memory must be asked for, once per kernel and device.

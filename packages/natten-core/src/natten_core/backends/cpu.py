@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -126,6 +127,25 @@ def na_qkvpacked_backward(
     return grad_qkv.to(qkv.dtype), *more
 
 
+@lru_cache(maxsize=1024)
+def _prepare(
+    dtype: torch.dtype, query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *rest: Any
+) -> tuple[Any, torch.dtype, torch.dtype, tuple[tuple[int, ...], ...]]:
+    """Everything about a call that needs no tensor.
+
+    Returns:
+        The problem in C++, or None where there is nothing to compute; `_Call.dtype` and `_Call.compute`; and how
+        output and log-sum-exp are laid out.
+    """
+    compute, problem = compute_dtype(dtype), None
+    if 0 not in query:
+        problem = make(dtype, query, key, value, *rest)
+        if dtype is not compute and kernels().cpu_family(problem) != "fused":
+            dtype = compute
+            problem = make(dtype, query, key, value, *rest)
+    return problem, dtype, compute, results(query, value)
+
+
 class _Call:
     """What the kernels read, and the tensors that had to be copied for it, which live as long as the call.
 
@@ -142,20 +162,16 @@ class _Call:
         optional: Sequence[Tensor | None],
         settings: Sequence[Any],
     ) -> None:
-        self.like, self.shapes, self.optional = main[0], shapes, optional
-        self.dtype = self.like.dtype
-        self.compute = compute_dtype(self.dtype)
+        like = main[0]
+        self.like, self.optional = like, optional
         self.kept: list[Tensor] = []
-        if self.like.numel():
-            facts = (*shapes, *map(shape, optional), *hashable(settings))
-            self.problem = make(self.dtype, *facts)
-            if self.dtype is not self.compute and kernels().cpu_family(self.problem) != "fused":
-                self.dtype = self.compute
-                self.problem = make(self.dtype, *facts)
+        rpb, more_keys, more_values = optional
+        given = (shape(rpb), shape(more_keys), shape(more_values))
+        prepared = _prepare(like.dtype, *shapes, *given, *hashable(settings))
+        self.problem, self.dtype, self.compute, self.results = prepared
         spans = [self.span(tensor) for tensor in main]
         if len(main) == 1:
             spans = spans_of_three(spans[0], self.dtype.itemsize)
-        rpb, more_keys, more_values = optional
         bias = 0
         if rpb is not None:
             if rpb.dtype is not self.compute or not rpb.is_contiguous():
@@ -169,14 +185,15 @@ class _Call:
         )
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        like, dtype = self.like, self.dtype
-        shape, strides, lse_shape, lse_strides = results(self.shapes[0], self.shapes[2])
-        output = like.new_empty_strided(shape, strides, dtype=dtype)
-        lse = like.new_empty_strided(lse_shape, lse_strides, dtype=self.compute)
-        if like.numel():
+        like, dtype, compute = self.like, self.dtype, self.compute
+        shape, strides, lse_shape, lse_strides = self.results
+        empty, same = like.new_empty_strided, like.dtype  # quicker where no dtype is named
+        output = empty(shape, strides) if same is dtype else empty(shape, strides, dtype=dtype)
+        lse = empty(lse_shape, lse_strides) if same is compute else empty(lse_shape, lse_strides, dtype=compute)
+        if self.problem is not None:
             spans = (output.data_ptr(), *strides), (lse.data_ptr(), *lse_strides)
             kernels().cpu_forward(self.problem, threads(), *self.spans, *spans)
-        return output if like.dtype is dtype else output.to(like.dtype), lse
+        return output if same is dtype else output.to(same), lse
 
     def backward(
         self, grad_output: Tensor, grad_lse: Tensor | None, grads: Sequence[tuple[int, ...] | None]
@@ -187,7 +204,7 @@ class _Call:
         """
         like, dtype = self.like, self.compute
         more = [None if tensor is None else like.new_zeros(tensor.shape, dtype=dtype) for tensor in self.optional]
-        if like.numel():
+        if self.problem is not None:
             kernels().cpu_backward(
                 self.problem,
                 threads(),
@@ -208,7 +225,7 @@ class _Call:
     def span(self, tensor: Tensor) -> tuple[int, ...]:
         """Address and strides of the tensor in `dtype`, with a unit last stride; of itself where it is so."""
         strides = tensor.stride()
-        if tensor.dtype is not self.dtype or (strides[-1] != 1 and tensor.shape[-1] != 1):
+        if (strides[-1] != 1 and tensor.shape[-1] != 1) or tensor.dtype is not self.dtype:
             (tensor,) = readable((tensor,), self.dtype)
             strides = self.keep(tensor).stride()
         return (tensor.data_ptr(), *strides)

@@ -75,16 +75,33 @@ def neighborhood_attention(
         The output [batch, *spatial, heads, head_dim_v] in the dtype of `query`, and the log-sum-exp of the scores
         [batch, *spatial, heads] in `problem.compute_dtype`, or None.
     """
-    problem = _with_numbers(problem)
+    problem = with_numbers(problem)
     if not _is_finite(problem, query, key, value, additional_keys, additional_values):
         return _gathered(problem, query, key, value, rpb, additional_keys, additional_values, dropout, return_lse)
+    tensors = (query, key, value, rpb, additional_keys, additional_values)
+    return tiled(Tiling(problem), *tensors, dropout=dropout, return_lse=return_lse)
+
+
+def tiled(
+    tiling: Tiling,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Tensor | None,
+    additional_keys: Tensor | None,
+    additional_values: Tensor | None,
+    *,
+    dropout: float = 0.0,
+    return_lse: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """`neighborhood_attention` of finite numbers, for a given way to cut the map."""
+    problem = tiling.problem
     dtype = problem.compute_dtype
     queries, keys, values = (_heads_first(tensor, dtype) for tensor in (query, key, value))
     queries = queries * problem.scale
     extra_keys = None if additional_keys is None else additional_keys.to(dtype).transpose(1, 2)
     extra_values = None if additional_values is None else additional_values.to(dtype).transpose(1, 2)
     bias = None if rpb is None else rpb.to(dtype).flatten(1)
-    tiling = _Tiling(problem)
     outputs, sums = [], []
     with no_autocast(problem.device.type):
         for first in range(0, tiling.count, tiling.batch):
@@ -158,7 +175,7 @@ def _gathered(
     return output.to(problem.dtype), lse
 
 
-def _with_numbers(problem: Problem) -> Problem:
+def with_numbers(problem: Problem) -> Problem:
     """The problem with numbers where a compiler holds symbols: how a map is cut depends on all but the batch."""
     return Problem(
         rank=problem.rank,
@@ -181,7 +198,7 @@ def _with_numbers(problem: Problem) -> Problem:
     )
 
 
-class _Tiles(NamedTuple):
+class Tiles(NamedTuple):
     """Index arrays of some tiles, of one axis or of the whole map; T queries and S keys each."""
 
     query: Tensor  # [tiles, T] token of every query; the last tile of a group repeats its last query
@@ -190,7 +207,7 @@ class _Tiles(NamedTuple):
     offset: Tensor  # [tiles, T, S] entry of the bias table
 
 
-class _Tiling:
+class Tiling:
     """How a map is cut into tiles."""
 
     def __init__(self, problem: Problem) -> None:
@@ -213,7 +230,7 @@ class _Tiling:
         samples = 1 if torch.compiler.is_compiling() else max(1, problem.batch)
         self.batch = max(1, _BUDGET // (samples * (scores + gathered)))
 
-    def _axis(self, axis: int) -> _Tiles:
+    def _axis(self, axis: int) -> Tiles:
         problem, (count, queries, keys) = self.problem, self.shapes[axis]
         kernel, dilation = problem.kernel_size[axis], problem.dilation[axis]
         group = self._arange(dilation)[:, None, None]
@@ -226,18 +243,18 @@ class _Tiling:
         offset = (near[..., None, :] - position[..., None] + kernel - 1).clamp(0, 2 * kernel - 2)
         near = torch.minimum(near, members - 1)
         parts = (position * dilation + group, near * dilation + group, seen, offset)
-        return _Tiles(*(part.flatten(0, 1) for part in parts))
+        return Tiles(*(part.flatten(0, 1) for part in parts))
 
-    def tiles(self, first: int, last: int) -> _Tiles:
+    def tiles(self, first: int, last: int) -> Tiles:
         """The tiles `first` to `last - 1` of the whole map, in row-major order of their per-axis numbers."""
         problem, number = self.problem, self._arange(last - first) + first
-        chosen: list[_Tiles] = []
+        chosen: list[Tiles] = []
         for tiles, count in zip(reversed(self.axes), reversed(self.counts), strict=True):
             here = number % count
             number = number // count
-            chosen.insert(0, _Tiles(*(part.index_select(0, here) for part in tiles)))
+            chosen.insert(0, Tiles(*(part.index_select(0, here) for part in tiles)))
         tables = [2 * kernel - 1 for kernel in problem.kernel_size]
-        return _Tiles(
+        return Tiles(
             query=_row_major([tiles.query for tiles in chosen], problem.spatial),
             key=_row_major([tiles.key for tiles in chosen], problem.spatial),
             seen=reduce(_outer(torch.logical_and), [tiles.seen for tiles in chosen]),
@@ -262,7 +279,7 @@ class _Tiling:
 
 
 def _scores(
-    problem: Problem, tiles: _Tiles, query: Tensor, key: Tensor, bias: Tensor | None, extra_keys: Tensor | None
+    problem: Problem, tiles: Tiles, query: Tensor, key: Tensor, bias: Tensor | None, extra_keys: Tensor | None
 ) -> Tensor:
     """[batch, heads, tiles, T, S + additional]."""
     count, queries = tiles.query.shape
@@ -279,7 +296,7 @@ def _scores(
     return torch.cat([scores, _split_heads(extra, group, queries)], -1)
 
 
-def _weigh(problem: Problem, tiles: _Tiles, weights: Tensor, value: Tensor, extra_values: Tensor | None) -> Tensor:
+def _weigh(problem: Problem, tiles: Tiles, weights: Tensor, value: Tensor, extra_values: Tensor | None) -> Tensor:
     """[batch, heads, tiles * T, head_dim_v]."""
     count, queries = tiles.query.shape
     kv, group = problem.heads_kv, problem.heads // problem.heads_kv

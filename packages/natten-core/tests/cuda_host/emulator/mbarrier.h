@@ -29,12 +29,12 @@ inline void mbarrier_init(uint32_t address, int count, Site site) {
   m.copies.clear();
 }
 
-// One arrival; the last of a phase makes its copies land, and wakes those that wait.
+// One arrival; the last of a phase makes its copies land, and wakes those that wait. It is one lane's: of what the other
+// lanes did, those that wait learn what came before the warp's last syncwarp. (As clocks are a warp's, the lane's own
+// accesses since then do not count either.)
 inline void arrive_at(Mbarrier& m) {
   Block& b = *block();
-  Warp& w = b.warp();
-  w.clock[b.current->warp]++;
-  learn(m.clock, w.clock);
+  learn(m.clock, b.warp().clock);
   if (--m.pending > 0) return;
   for (const auto& [thread, copy] : m.copies) {
     land(b.fibers[thread], copy);

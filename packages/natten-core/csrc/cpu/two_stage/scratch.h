@@ -1,0 +1,120 @@
+// One thread's memory for one pass, and the walk over its chunk: packs what the pass needs of keys or values, and drops
+// their gradients.
+#pragma once
+
+#include "../fused/backward.h"
+#include "kernels.h"
+
+namespace natten_core::cpu::NATTEN_ISA::two_stage {
+
+template <class T>
+struct Scratch {
+  // Of keys or values: rings of packed key rows; null where the pass has no use for them.
+  T *key_planes = nullptr, *key_rows = nullptr, *grad_rows = nullptr;
+  // Of queries or output gradients: [query row][d][lane] and [query row][lane][d].
+  T *planes = nullptr, *rows = nullptr;
+  T *weights, *bias = nullptr, *grad_bias = nullptr, *zeros, *results = nullptr;  // weights: [query row][slot][lane]
+  const T** pointers;  // [key_rows]
+  RowGroup group{};
+
+  Scratch(const Sizes<T>& s, Arena<T>& arena, TwoStagePass pass) {
+    const bool qk = pass == TwoStagePass::kQk, qk_backward = pass == TwoStagePass::kQkBackward;
+    const bool av_backward = pass == TwoStagePass::kAvBackward, dots = qk || av_backward;
+    const int64_t ring = s.plan.ring_rows, table = s.plan.heads_per_chunk * s.bias_head;
+    if (dots) key_planes = arena.take(ring * s.plane), planes = arena.take(s.block_planes());
+    if (!dots) key_rows = arena.take(ring * s.row), results = arena.take(s.block_rows() / kScoreRows);
+    if (qk_backward || av_backward) grad_rows = arena.take(ring * s.row), rows = arena.take(s.block_rows());
+    if (qk) bias = arena.take(table);
+    if (qk_backward) grad_bias = arena.take(table);
+    weights = arena.take(s.block_scores() + kLanes<T> * kLanes<T>);
+    zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<T>);
+    pointers = arena.template take_as<const T*>(s.key_rows);
+    group.keys = arena.template take_as<KeyRow>(RowGroup::most_keys(s.p));
+    group.windows = arena.template take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
+  }
+
+  // Packs a row of queries, or of output gradients, in the forms that the pass needs.
+  template <class S>
+  NATTEN_MEMBER void pack_queries(const Sizes<T>& s, const Map& map, const Work& w, int r, const Tensor& t,
+                                  T scale) const {
+    constexpr int n = kLanes<T>;
+    const S* tokens[n];
+    lane_tokens<T>(s.plan, map.row<S>(t, w.group.z, w.group.y + r), t.axis[kX], w.column, w.column + w.c.lanes - 1,
+                   tokens);
+    if (planes) pack_planes<T>(tokens, s.head_dim, scale, planes + static_cast<int64_t>(r) * s.head_dim * n, n);
+    for (int lane = 0; rows && lane < w.c.lanes; ++lane)
+      pack_row<T>(tokens[lane], s.head_dim, scale, rows + (static_cast<int64_t>(r) * n + lane) * s.padded_dim);
+  }
+
+  T* row_weights(const Sizes<T>& s, int r) const { return weights + static_cast<int64_t>(r) * s.window * kLanes<T>; }
+};
+
+template <class T>
+int64_t scratch_bytes(const Problem& problem, const Plan& plan, TwoStagePass pass) {
+  Arena<T> arena{nullptr};
+  Scratch<T>(Sizes<T>(problem, plan), arena, pass);
+  return arena.used * static_cast<int64_t>(sizeof(T));
+}
+
+// Calls body(map, work, ahead) for all blocks of the chunk. `source`: keys or values; `grad`: theirs, or null.
+template <class T, class S, class Body>
+NATTEN_KERNEL void for_blocks(const Sizes<T>& s, const Chunk& chunk, const Scratch<T>& scratch, const Tensor& source,
+                              const Tensor* grad, const Touched& touched, Body body) {
+  memset(scratch.zeros, 0, static_cast<size_t>(s.slots) * kLanes<T> * sizeof(T));
+  for_tiles(s.plan, chunk, [&](const Item& tile, const Item* next_tile) {
+    const Map map(s.p, tile);
+    Ring ring{s.plan.ring_rows};
+    int64_t begin, end;
+    key_columns(s.plan, tile, begin, end);
+    const auto advance = [&](int64_t oldest, int64_t next) {
+      for (; ring.oldest < min_of(oldest, ring.next); ++ring.oldest)
+        if (grad)
+          drop_row<T, S>(s, map, *grad, ring.oldest / map.y_length, ring.oldest % map.y_length, begin, end,
+                         scratch.grad_rows + ring.slot(ring.oldest) * s.row);
+      if (ring.next <= oldest) ring.next = ring.oldest = oldest;
+      for (; ring.next < next; ++ring.next) {
+        const int64_t slot = ring.slot(ring.next), stride = source.axis[kX];
+        const S* row = map.row<S>(source, ring.next / map.y_length, ring.next % map.y_length);
+        if (scratch.key_planes) pack_key_planes<T>(s, row, stride, begin, end, scratch.key_planes + slot * s.plane);
+        if (scratch.key_rows) pack_key_rows<T>(s, row, stride, begin, end, scratch.key_rows + slot * s.row);
+        if (grad) memset(scratch.grad_rows + slot * s.row, 0, static_cast<size_t>(s.row) * sizeof(T));
+      }
+    };
+    walk<T, S>(s, map, next_tile, touched, ring, scratch.group, begin, tile.head - chunk.head0, advance,
+               [&](const Work& work, Ahead& ahead) { body(map, work, ahead); });
+    advance(ring.next, ring.next);
+  });
+}
+
+// out = factor * weights . packed rows, for the work's query row r.
+template <class T, class S>
+NATTEN_KERNEL void sum_rows(const Sizes<T>& s, const Map& map, const Work& w, int r, const Scratch<T>& scratch,
+                            T factor, const Tensor& out) {
+  alignas(kVectorBytes) T factors[kLanes<T>];
+  store<T>(factors, broadcast<T>(factor));
+  const Results<T, S> results(s, w, map.row<S>(out, w.group.z, w.group.y + r), out.axis[kX], scratch.results);
+  window_rows<T>(s, w, r, scratch.key_rows, scratch.pointers);
+  weighted_sums<T>({scratch.row_weights(s, r), scratch.pointers, factors, results.rows, w.c.offset, s.key_rows, s.slots,
+                    s.head_dim, s.padded_dim},
+                   w.c.lanes);
+  results.write(w.c.lanes, s.head_dim);
+}
+
+// Gradients of the packed rows: adds weights^T . tokens of all query rows of the work.
+template <class T>
+NATTEN_KERNEL void spread_rows(const Sizes<T>& s, const Work& w, const Scratch<T>& scratch) {
+  SpreadArgs<T> a;
+  a.lane_class = &w.c, a.token_step = static_cast<int64_t>(kLanes<T>) * s.padded_dim;
+  a.slots = s.slots, a.padded_dim = s.padded_dim;
+  for (int i = 0; i < w.group.key_rows; ++i) {
+    const KeyRow& key = w.group.keys[i];
+    for (int r = key.first; r < key.end; ++r)
+      a.weight[r - key.first] = scratch.row_weights(s, r) + static_cast<int64_t>(key.window[r]) * s.slots * kLanes<T>;
+    a.rows = key.end - key.first;
+    a.token = scratch.rows + key.first * a.token_step;
+    a.grad = scratch.grad_rows + key.slot * s.row + w.key_column * s.padded_dim;
+    spread<T>(a);
+  }
+}
+
+}  // namespace natten_core::cpu::NATTEN_ISA::two_stage

@@ -1,0 +1,91 @@
+// The two stages, and their backward passes: the parts of the fused kernel, with weights in memory between them.
+#pragma once
+
+#include "scratch.h"
+#include "slots.h"
+
+namespace natten_core::cpu::NATTEN_ISA::two_stage {
+
+template <class T, class S>
+void qk(const QkArgs& args, const Plan& plan, const Chunk& chunk, void* memory) {
+  const Sizes<T> s(args.problem, plan);
+  Arena<T> arena{static_cast<T*>(memory)};
+  const Scratch<T> scratch(s, arena, TwoStagePass::kQk);
+  if (args.rpb) fill_bias<T>(s, static_cast<const T*>(args.rpb), chunk, T(1), scratch.bias);
+  const Touched touched = {{&args.key}, {&args.query, &args.scores}};
+  for_blocks<T, S>(s, chunk, scratch, args.key, nullptr, touched, [&](const Map& map, const Work& w, Ahead& ahead) {
+    for (int r = 0; r < w.group.rows; ++r)
+      scratch.template pack_queries<S>(s, map, w, r, args.query, static_cast<T>(s.p.scale));
+    ahead.cut(w.group.key_rows);
+    const T* bias = args.rpb ? scratch.bias + w.head * s.bias_head + w.lane_class * s.bias_class : nullptr;
+    window_scores<T>(s, w, scratch.planes, scratch.key_planes, bias, scratch.zeros, scratch.weights, ahead);
+    for (int r = 0; r < w.group.rows; ++r) store_slots<T, S>(s, map, w, r, scratch.row_weights(s, r), args.scores);
+  });
+}
+
+// `grad_bias`: the chunk's own [heads, bias rows, 2Kx-1] sums, or null.
+template <class T, class S>
+void qk_backward(const QkBackwardArgs& args, const Plan& plan, const Chunk& chunk, void* memory, void* grad_bias) {
+  const QkArgs& f = args.forward;
+  const Sizes<T> s(f.problem, plan);
+  Arena<T> arena{static_cast<T*>(memory)};
+  const Scratch<T> scratch(s, arena, TwoStagePass::kQkBackward);
+  if (grad_bias) memset(scratch.grad_bias, 0, static_cast<size_t>(chunk.heads * s.bias_head) * sizeof(T));
+  const T scale = static_cast<T>(s.p.scale);
+  const Touched touched = {{&f.key, &args.grad_key}, {&f.query, &args.grad_scores, &args.grad_query}};
+  for_blocks<T, S>(s, chunk, scratch, f.key, &args.grad_key, touched, [&](const Map& map, const Work& w, Ahead& ahead) {
+    T* bins = grad_bias ? scratch.grad_bias + w.head * s.bias_head + w.lane_class * s.bias_class : nullptr;
+    ahead.cut(w.group.rows);
+    for (int r = 0; r < w.group.rows; ++r) {
+      T* grads = scratch.row_weights(s, r);
+      scratch.template pack_queries<S>(s, map, w, r, f.query, scale);
+      load_slots<T, S>(s, map, w, r, args.grad_scores, grads);
+      if (bins) add_grad_bias<T>(s, w.group, r, grads, bins);
+      sum_rows<T, S>(s, map, w, r, scratch, scale, args.grad_query);
+      ahead.portion();
+    }
+    spread_rows<T>(s, w, scratch);
+  });
+  if (grad_bias) fold_grad_bias<T>(s, chunk, scratch.grad_bias, static_cast<T*>(grad_bias));
+}
+
+template <class T, class S>
+void av(const AvArgs& args, const Plan& plan, const Chunk& chunk, void* memory) {
+  const Sizes<T> s(args.problem, plan);
+  Arena<T> arena{static_cast<T*>(memory)};
+  const Scratch<T> scratch(s, arena, TwoStagePass::kAv);
+  const Touched touched = {{&args.value}, {&args.weights, &args.output}};
+  for_blocks<T, S>(s, chunk, scratch, args.value, nullptr, touched, [&](const Map& map, const Work& w, Ahead& ahead) {
+    ahead.cut(w.group.rows);
+    for (int r = 0; r < w.group.rows; ++r) {
+      load_slots<T, S>(s, map, w, r, args.weights, scratch.row_weights(s, r));
+      sum_rows<T, S>(s, map, w, r, scratch, T(1), args.output);
+      ahead.portion();
+    }
+  });
+}
+
+template <class T, class S>
+void av_backward(const AvBackwardArgs& args, const Plan& plan, const Chunk& chunk, void* memory) {
+  const AvArgs& f = args.forward;
+  const Sizes<T> s(f.problem, plan);
+  Arena<T> arena{static_cast<T*>(memory)};
+  const Scratch<T> scratch(s, arena, TwoStagePass::kAvBackward);
+  const Touched touched = {{&f.value, &args.grad_value}, {&args.grad_output, &f.weights, &args.grad_weights}};
+  for_blocks<T, S>(s, chunk, scratch, f.value, &args.grad_value, touched,
+                   [&](const Map& map, const Work& w, Ahead& ahead) {
+                     for (int r = 0; r < w.group.rows; ++r)
+                       scratch.template pack_queries<S>(s, map, w, r, args.grad_output, T(1));
+                     ahead.cut(w.group.key_rows);
+                     window_scores<T>(s, w, scratch.planes, scratch.key_planes, static_cast<const T*>(nullptr),
+                                      scratch.zeros, scratch.weights, ahead);
+                     for (int r = 0; r < w.group.rows; ++r) {
+                       T* weights = scratch.row_weights(s, r);
+                       store_slots<T, S>(s, map, w, r, weights, args.grad_weights);
+                       load_slots<T, S>(s, map, w, r, f.weights, weights);
+                     }
+                     spread_rows<T>(s, w, scratch);
+                   });
+}
+
+}  // namespace natten_core::cpu::NATTEN_ISA::two_stage

@@ -1,0 +1,31 @@
+// What the box family can run. No CUDA needed.
+#include "cuda/box/box.h"
+#include "cuda/box/plan.h"
+
+namespace natten_core::cuda::box {
+
+const char* unsupported(const Problem& problem) { return unsupported(problem, Launch{}.architecture); }
+
+const char* unsupported(const Problem& problem, int architecture) {
+  if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16) return "a dtype other than fp16 and bf16";
+  if (problem.head_dim > 128) return "head_dim above 128";
+  if (problem.head_dim % 8) return "head_dim not a multiple of 8";
+  if (problem.head_dim_v != problem.head_dim) return "values of another head_dim than keys";
+  if (problem.additional) return "additional keys";
+  if (!(problem.scale > 0)) return "a scale that is not positive";
+  for (int axis = 0; axis < kRank; ++axis) {
+    if (problem.stride[axis] > 1) return "stride above 1";
+    if (problem.causal[axis]) return "a causal axis";
+    if (problem.kernel[axis] > kMostKernel) return "a kernel above 13";
+    if (problem.extent[axis] >= INT64_C(1) << 24) return "axes of 2^24 tokens";
+  }
+  if (problem.batch * problem.extent[kZ] >= INT64_C(1) << 30 || problem.heads >= 1 << 16)
+    return "2^30 planes or 65536 heads";
+  const Launch launch{nullptr, architecture, 1};
+  const Plan plan = with_shape(problem, [&](auto shape) { return plan_forward<decltype(shape)>(problem, launch); });
+  if (plan.shared > shared_limit(architecture)) return "a kernel this large with this head_dim";
+  if (plan.blocks > 65535) return "a map this large, or so large a dilation";
+  return nullptr;
+}
+
+}  // namespace natten_core::cuda::box

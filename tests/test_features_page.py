@@ -1,0 +1,67 @@
+"""The page of features: the tests that it names are there, and what it says is refused is what `explain` says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import natten_core
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/reference/features.md").read_text()
+CUDA = ROOT / "packages/natten-core/csrc/cuda"
+FEATURES, REFUSALS = (
+    [line for line in part.splitlines() if line.startswith("| ")][2:] for part in PAGE.split("## What is refused")
+)
+
+X = torch.zeros(1, 8, 9, 4, 6)
+BEYOND_FUSED: list[dict[str, Any]] = [
+    {"stride": 2},
+    {"is_causal": (False, True)},
+    {"key": X[..., :2, :], "value": X[..., :2, :]},
+    {"value": X[..., :4]},
+    {"additional_keys": X[:, 0, :5], "additional_values": X[:, 0, :5]},
+]
+
+
+def refusals(kernels: str) -> set[str]:
+    rows = [row.strip("| ").split(" | ") for row in REFUSALS]
+    return {reason for name, reason in rows if name == kernels}
+
+
+def reasons(source: str) -> set[str]:
+    """What a C++ source gives as a reason: returned, or named to be returned."""
+    text = (CUDA / source).read_text()
+    return set(re.findall(r'return "([^"]+)";', text)) | set(re.findall(r'constexpr char \w+\[\] = "([^"]+)"', text))
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", PAGE)
+    assert len(named) == len(FEATURES), "one test for every feature"
+    for file, name in named:
+        source = (ROOT / "packages/natten-core/tests" / file).read_text()
+        assert f"\ndef {name}(" in source, f"{file} has no {name}"
+
+
+def test_what_the_fused_cpu_kernels_refuse_is_what_explain_says() -> None:
+    if natten_core.build_info()["missing"] is not None:
+        pytest.skip("no compiled kernels")
+    found = [natten_core.explain(**{"query": X, "key": X, "value": X, "kernel_size": 3, **one}) for one in BEYOND_FUSED]
+    assert all(one.kernel.startswith("general") for one in found)
+    assert {f"it does not support {reason}" for reason in refusals("cpu fused")} == {
+        reason for one in found for name, reason in one.passed_over if name == "fused"
+    }
+
+
+@pytest.mark.parametrize("family", ["dense", "band", "simt"])
+def test_what_the_cuda_kernels_refuse_is_what_their_sources_say(family: str) -> None:
+    """`explain` hands these on word by word, which needs a device; `test_cuda.py::test_explain` has one."""
+    device = {reason for reason in reasons("plan.cpp") if reason.startswith("a device") or "dtype" in reason}
+    layout = {"a sample that spans 2^31 elements", "rows that do not start at multiples of 16 bytes"}
+    shared = {"dense": device, "band": device | layout, "simt": set()}[family]
+    assert len(device) == 3
+    assert refusals(f"cuda {family}") == reasons(f"{family}/support.cpp") | shared
