@@ -85,7 +85,8 @@ const std::vector<Family>& families() {
 Family family_of(const std::string& wanted) {
   for (Family family : families())
     if (wanted == name(family)) return family;
-  throw std::invalid_argument("no family of cuda kernels is called '" + wanted + "': there are dense, band, box and simt");
+  throw std::invalid_argument("no family of cuda kernels is called '" + wanted +
+                              "': there are dense, band, box and simt");
 }
 
 int vector_bytes(const ForwardArgs& args) { return largest_divisor(forward_bits(args)); }

@@ -172,6 +172,34 @@ ring(Params p) {
   dev::stg(p.out + t, sum);
 }
 
+// The same between two warps by mbarriers, at which a lane arrives for its warp.
+template <int BUG>
+DEV_KERNEL(64)
+signals(Params p) {
+  DEV_SMEM(shared);
+  const int t = static_cast<int>(threadIdx.x), lane = t & 31;
+  const uint32_t filled = shared + 128, emptied = shared + 136;
+  if (t == 0) dev::mbarrier_init(filled, 1), dev::mbarrier_init(emptied, 1);
+  dev::syncthreads();
+  float sum = 0;
+  for (int round = 0; round < 4; ++round) {
+    const uint32_t parity = static_cast<uint32_t>(round & 1);
+    if (t < 32) {
+      if (round && BUG != 3) dev::mbarrier_wait(emptied, parity ^ 1);
+      dev::sts(at(shared, t), static_cast<float>(round * 100 + t));
+      if (BUG != 1) dev::syncwarp();
+      if (lane == 0) dev::mbarrier_arrive(filled);
+    } else {
+      if (BUG != 4) dev::mbarrier_wait(filled, parity);
+      sum += dev::lds<float>(at(shared, lane));
+      if (BUG != 2) dev::syncwarp();
+      if (BUG == 2) sum = dev::shfl(sum, lane);  // orders nothing
+      if (lane == 0) dev::mbarrier_arrive(emptied);
+    }
+  }
+  dev::stg(p.out + t, sum);
+}
+
 // Two blocks, each with its part of the output.
 template <int BUG>
 DEV_KERNEL(32)
@@ -244,6 +272,7 @@ Case case_of(const std::string& name) {
             1,
             0};
   if (name == "ring") return {{ring<0>, ring<1>, ring<2>, ring<3>}, 128, 1, 128};
+  if (name == "signals") return {{signals<0>, signals<1>, signals<2>, signals<3>, signals<4>}, 64, 1, 144};
   if (name == "blocks") return {{blocks<0>, blocks<1>, blocks<2>, blocks<3>}, 32, 2, 0};
   if (name == "banks") return {{banks<1>, banks<2>, banks<32>, banks<33>}, 32, 1, 33 * 32 * 4};
   if (name == "rows") return {{rows<false>, rows<true>}, 32, 1, 2048};

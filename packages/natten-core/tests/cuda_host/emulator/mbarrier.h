@@ -29,9 +29,9 @@ inline void mbarrier_init(uint32_t address, int count, Site site) {
   m.copies.clear();
 }
 
-// One arrival; the last of a phase makes its copies land, and wakes those that wait. It is one lane's: of what the other
-// lanes did, those that wait learn what came before the warp's last syncwarp. (As clocks are a warp's, the lane's own
-// accesses since then do not count either.)
+// One arrival; the last of a phase makes its copies land, and wakes those that wait. It is one lane's: of what the
+// other lanes did, those that wait learn what came before the warp's last syncwarp. (As clocks are a warp's, the lane's
+// own accesses since then do not count either.)
 inline void arrive_at(Mbarrier& m) {
   Block& b = *block();
   learn(m.clock, b.warp().clock);
