@@ -111,7 +111,7 @@ def image_hw(model: Model, image_size: int | Size) -> Size:
     if min(size) < 1:
         raise ValueError(f"image_size is {image_size}; it must be at least 1.")
     made: Any = model.patch_embed.img_size if isinstance(model, SwinTransformer) else None
-    if made is not None and not model.dynamic_img_size and size != made:
+    if made is not None and model.patch_embed.strict_img_size and size != made:
         raise ValueError(f"image_size is {size}, the model is for {made}: create it with img_size={size}.")
     return size
 
