@@ -110,8 +110,9 @@ def image_hw(model: Model, image_size: int | Size) -> Size:
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     if min(size) < 1:
         raise ValueError(f"image_size is {image_size}; it must be at least 1.")
-    made: Any = model.patch_embed.img_size if isinstance(model, SwinTransformer) else None
-    if made is not None and not model.dynamic_img_size and size != made:
+    patches: Any = model.patch_embed if isinstance(model, SwinTransformer) else None
+    made = patches.img_size if patches is not None and patches.strict_img_size else None
+    if made is not None and size != made:
         raise ValueError(f"image_size is {size}, the model is for {made}: create it with img_size={size}.")
     return size
 
