@@ -19,7 +19,6 @@ SMALL |= {"dilations": ((2,), (1,), (1,), (1,))}
 SIZES = [(16, 16, 24), (32, 8, 12), (64, 4, 6), (128, 2, 3)]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_mmengine() -> None:
     pytest.importorskip("mmengine")
     from mmengine.registry import MODELS, Registry

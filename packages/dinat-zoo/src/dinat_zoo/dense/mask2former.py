@@ -126,11 +126,11 @@ def create(
         WeightsError: the weights cannot be had or read, or do not fit.
         ImportError: transformers 5 or scipy is not installed.
     """
+    row = _row(name)
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
     from dinat_zoo.dense.adapters.transformers import DinatZooConfig
 
-    row = _row(name)
     # As the authors' settings for Swin-L: 100 queries for semantic segmentation, 200 for things.
     settings: dict[str, Any] = {"num_queries": 100 if row.task == "semantic" else 200, **(heads or {})}
     if num_classes in (None, row.classes):
