@@ -286,7 +286,8 @@ def _facts(name: str, tensor: Any) -> Plain:
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
     shape, strides = tensor.shape, tensor.stride()
-    return shape, tensor.dtype, tensor.device, not strides or strides[-1] == 1 or shape[-1] == 1
+    # Not `not strides`, which torch.compile cannot trace.
+    return shape, tensor.dtype, tensor.device, len(shape) == 0 or strides[-1] == 1 or shape[-1] == 1
 
 
 def _check_packed(
