@@ -89,7 +89,7 @@ def test_peers_that_are_missing_are_skipped_with_the_reason(monkeypatch: pytest.
 
     monkeypatch.setitem(sys.modules, "natten", None)  # as if it were not installed
     monkeypatch.setitem(peers.FORWARD_ONLY, "flex", flex)
-    effort = replace(run.TINY, plain_peers=False, forward_only_peers=True)
+    effort = replace(run.TINY, plain_peers=False, forward_only_on=["tiny-d2"])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile", UserWarning)
         result = run.run([TINY["tiny-d2"]], [1], effort)

@@ -134,7 +134,8 @@ class Workbench:
         found, reasons = [], {}
         for name, make in FORWARD_ONLY.items():
             try:
-                peer = self._peer(name, "", make(self.problem), MODES[:1])
+                inputs = tuple(x.detach() for x in self.inputs)  # they refuse what wants a gradient
+                peer = Contender(name, "peer", "", make(self.problem), inputs, self.grad, MODES[:1])
                 peer.forward()
             except Exception as error:  # whatever it is, it is the reason
                 first_line = next(iter(str(error).splitlines()), "")
@@ -161,8 +162,8 @@ class Workbench:
                 best, best_seconds = config, seconds
         return best
 
-    def _peer(self, name: str, config: str, attend: Peer, modes: tuple[str, ...] = MODES) -> Contender:
-        return Contender(name, "peer", config, attend, self.inputs, self.grad, modes)
+    def _peer(self, name: str, config: str, attend: Peer) -> Contender:
+        return Contender(name, "peer", config, attend, self.inputs, self.grad)
 
     def _natten_core(self, query: Tensor, key: Tensor, value: Tensor, rpb: Tensor, backend: str) -> Tensor:
         output: Tensor = natten_core.neighborhood_attention(

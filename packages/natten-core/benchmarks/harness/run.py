@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from peers import TILED
 
-from harness import report
+from harness import problems, report
 from harness.check import check
 from harness.contenders import Contender, Workbench
 from harness.machine import Floors, measure_floors
@@ -27,7 +27,7 @@ class Effort:
         seconds: for the measurement itself, at least `min_rounds` rounds.
         sample_seconds: short calls are repeated to fill this.
         plain_peers: whether to time unfold and dense attention too, which are never the best.
-        forward_only_peers: whether to time FlexAttention and NATTEN too, nor are they.
+        forward_only_on: problems to time FlexAttention and NATTEN on too, a minute for each number of threads.
         tiny: floors from tiny tensors, worth nothing but quick.
     """
 
@@ -37,16 +37,16 @@ class Effort:
     min_rounds: int = 7
     sample_seconds: float = 0.02
     plain_peers: bool = True
-    forward_only_peers: bool = True
+    forward_only_on: Collection[str] = problems.SHORT
     tiny: bool = False
 
 
-SHORT = Effort(tiles=3, repeats=2, seconds=3, min_rounds=5, plain_peers=False, forward_only_peers=False)
-LONG = Effort(tiles=16, repeats=3, seconds=12)
-TINY = Effort(tiles=1, repeats=1, seconds=0, min_rounds=2, sample_seconds=0, forward_only_peers=False, tiny=True)
+SHORT = Effort(tiles=3, repeats=2, seconds=3, min_rounds=5, plain_peers=False, forward_only_on=())
+LONG = Effort(tiles=16, repeats=3, seconds=12, forward_only_on=problems.PROBLEMS)
+TINY = Effort(tiles=1, repeats=1, seconds=0, min_rounds=2, sample_seconds=0, forward_only_on=(), tiny=True)
 
 
-def run(problems: Iterable[Problem], threads: Iterable[int], effort: Effort) -> dict[str, Any]:
+def run(chosen: Iterable[Problem], threads: Iterable[int], effort: Effort) -> dict[str, Any]:
     """Measures and prints as it goes; returns all of it, JSON-able."""
     result: dict[str, Any] = {"floors": [], "checks": [], "skipped": [], "measurements": []}
     threads, floors, before = list(threads), {}, torch.get_num_threads()
@@ -56,7 +56,7 @@ def run(problems: Iterable[Problem], threads: Iterable[int], effort: Effort) -> 
         print(f"{problem.name}: {contender} is not timed, {reason}\n", flush=True)
 
     try:
-        for problem in problems:
+        for problem in chosen:
             torch.set_num_threads(max(threads))
             bench = Workbench.of(problem)
             try:
@@ -65,7 +65,7 @@ def run(problems: Iterable[Problem], threads: Iterable[int], effort: Effort) -> 
                 ours = []
                 skip(problem, "natten-core", str(error))
             fixed = [*ours, *bench.reference(), *(bench.plain_peers() if effort.plain_peers else ())]
-            if effort.forward_only_peers:
+            if problem.name in effort.forward_only_on:
                 peers, reasons = bench.forward_only_peers()
                 for name, reason in reasons.items():
                     skip(problem, name, reason)

@@ -46,7 +46,7 @@ def interleave(
     """Times all calls in rounds, each in random order, until `seconds` have passed and `min_rounds` are done.
 
     Every sample follows one call that is not timed, and repeats short calls to last `sample_seconds`. A call that takes
-    longer than `SLOW_SECONDS` sits out after `SLOW_ROUNDS` rounds.
+    longer than `SLOW_SECONDS` is timed alone, and sits out after `SLOW_ROUNDS` rounds.
     """
     with no_collection():
         took = {name: quickest(call, 1) for name, call in calls.items()}
@@ -60,7 +60,7 @@ def interleave(
             for name in order:
                 if name in slow and rounds >= SLOW_ROUNDS:
                     continue
-                wall, cpu = _sample(calls[name], repeats[name])
+                wall, cpu = _time(calls[name], 1) if name in slow else _sample(calls[name], repeats[name])
                 samples[name].wall.append(1e3 * wall)
                 samples[name].cpu.append(1e3 * cpu)
             rounds += 1

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 BLOCKS = ((64, {1: 64, 2: 8, 3: 4}), (32, {1: 32, 2: 4, 3: 3}))
-"""Tokens of a block and a tile's side by rank, for residue maps of at least four of the first blocks and for others."""
+"""Tokens of a block and a side of a tile by rank, first for large residue maps (four blocks and more)."""
 
 
 class Flex:

@@ -1,5 +1,5 @@
-// The general kernels: every window, grouped heads, additional keys, and the two-stage form. Slower per product than
-// the fused ones where those apply.
+// The general kernels: every window, grouped heads, additional keys, and the two-stage form of these.
+// Slower per product than the fused ones where those apply.
 #pragma once
 
 #include "natten_core/problem.h"
