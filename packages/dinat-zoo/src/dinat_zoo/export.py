@@ -55,9 +55,8 @@ def to_program(
     """
     batch = 2 if dynamic_batch else 1  # a batch of one would be taken for a constant
     images = example(model, input_size, batch)
-    shapes = ({0: Dim("batch")},) if dynamic_batch else None
     try:
-        program = torch.export.export(model, (images,), dynamic_shapes=shapes)
+        program = torch.export.export(model, (images,), dynamic_shapes=_dynamic(dynamic_batch))
     except Exception as error:  # torch's tracers raise errors of many kinds, those of the model's own among them
         what = f"{type(model).__name__} for images of shape {list(images.shape)}"
         raise ExportError(f"cannot export {what}: {first_line(error)}") from error
@@ -95,6 +94,7 @@ def to_onnx(
             f=Path(path),
             input_names=["images"],
             output_names=["output"] if outputs == 1 else [f"output_{i}" for i in range(outputs)],
+            dynamic_shapes=_dynamic(dynamic_batch),
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -159,6 +159,11 @@ def needed(name: str, purpose: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise ExportError(f"{purpose} needs {name}: pip install 'dinat-zoo[export]'") from error
+
+
+def _dynamic(batch: bool) -> tuple[dict[int, Any]] | None:
+    """torch's description of the axes that vary."""
+    return ({0: Dim("batch")},) if batch else None
 
 
 def _runner(path: Path) -> Callable[[Tensor], list[Tensor]]:

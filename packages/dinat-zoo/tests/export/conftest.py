@@ -19,7 +19,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dinat_s_tiny": {**_LEVELS, "dilations": _DILATIONS},
     "dinat_isotropic_small": {**_ISOTROPIC, "kernel_size": 3, "dilations": ((1, 2),)},
     "vitrpb_small": {**_ISOTROPIC, "img_size": (61, 45)},
-    "dinat_pico": {},
+    "dinat_pico": {"depths": (1, 2, 1)},
 }
 # Neither side is a multiple of anything: tokenizers pad, and maps are smaller than some windows.
 SIZE = (61, 45)
