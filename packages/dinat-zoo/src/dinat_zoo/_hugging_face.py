@@ -90,7 +90,7 @@ def config_of(model: NeighborhoodTransformer | Backbone, labels: Sequence[str] |
         "kernel_size": attention.kernel_size[0],
         "mlp_ratio": hidden.out_features / hidden.in_features,
         "qkv_bias": attention.qkv.bias is not None,
-        "layer_scale_init_value": 0.0 if first.gamma1 is None else first.layer_scale,
+        "layer_scale_init_value": 0.0 if first.gamma1 is None else first.layer_scale or 1e-5,  # 0 would mean none
         "drop_path_rate": getattr(last.drop_path1, "drop_prob", 0.0),
         "hidden_act": "gelu",
         "layer_norm_eps": first.norm1.eps,
