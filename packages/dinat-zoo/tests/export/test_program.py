@@ -50,7 +50,7 @@ def test_maps_of_any_size_where_the_windows_fit(create: Any) -> None:
     """torch's own call, for the operators that are kept: as docs/how-to/export.md has it."""
     model = create("dinat_mini")
     any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
-    program = torch.export.export(model, (torch.randn(2, 3, 70, 90),), dynamic_shapes=(any_size,))
+    program = torch.export.export(model, (torch.randn(2, 3, 70, 90),), dynamic_shapes=(any_size,), strict=False)
     for shape in ((1, 3, 96, 66), (3, 3, 75, 131)):
         images = torch.randn(shape)
         torch.testing.assert_close(program.module()(images), model(images))

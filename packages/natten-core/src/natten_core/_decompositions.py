@@ -6,13 +6,18 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
+from torch.torch_version import TorchVersion
 from torch.utils._python_dispatch import _disable_current_modes
 
 from natten_core import _two_stage_ops
 from natten_core._ops import na_forward, na_qkvpacked_forward
 from natten_core._problem import Problem, check
 from natten_core.backends import reference
+
+# Before, torch lost the constants of decompositions (pytorch/pytorch#164461): graphs get the arithmetic instead.
+_TAKES_CONSTANTS = TorchVersion(torch.__version__) >= "2.14"
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
@@ -24,7 +29,8 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     array that grows with the square of the map. The two stages apart (`na2d_qk`, `na2d_av`) become one gather per slot
     of the window, which makes a large graph.
 
-    The batch may be symbolic; the sizes of the map become constants. Backward operators are not among them.
+    The batch may be symbolic; the sizes of the map become constants. Before torch 2.14 the indices are computed in the
+    graph, which then is three times as large. Backward operators are not among them.
 
     Returns:
         A table from operators to functions, as `torch.export.default_decompositions` is one, to be merged with others.
@@ -67,7 +73,7 @@ class _ConstantTiling(reference.Tiling):
         return self.whole_order
 
 
-Tilings: TypeAlias = "dict[Problem, _ConstantTiling]"
+Tilings: TypeAlias = "dict[Problem, reference.Tiling]"
 
 
 def _attention(
@@ -89,9 +95,11 @@ def _attention(
     more = (rpb, additional_keys, additional_values)
     problem = check(query, key, value, window, step, spread, causal, scale, *more, len(window))
     problem = reference.with_numbers(problem)._replace(batch=1)  # how a map is cut may depend on the batch: not here
-    if problem not in tilings:
-        tilings[problem] = _ConstantTiling(problem)
-    return reference.tiled(tilings[problem], query, key, value, *more)
+    if not _TAKES_CONSTANTS:
+        tiling = reference.Tiling(problem)
+    else:
+        tiling = tilings[problem] = tilings.get(problem) or _ConstantTiling(problem)
+    return reference.tiled(tiling, query, key, value, *more)
 
 
 def _packed_attention(tilings: Tilings, qkv: Tensor, *rest: Any) -> tuple[Tensor, Tensor | None]:
