@@ -164,16 +164,15 @@ static void backward_block(const BackwardArgs& args, const Sizes<T>& s, const Ma
 
 // Writes a finished row's gradient to user memory, or adds it where another item has written before.
 template <class T, class S>
-NATTEN_KERNEL void drop_row(const Sizes<T>& s, const Map& map, const Tensor& target, int64_t z, int64_t y,
-                            int64_t begin, int64_t end, const T* rows) {
-  const Item& item = map.item;
-  S* memory = map.row<S>(target, z, y);
-  for (int64_t column = begin; column < end; ++column, rows += s.padded_dim) {
-    const int64_t at = s.plan.band_axis == kZ ? z : s.plan.band_axis == kY ? y : column;
+NATTEN_KERNEL void drop_row(const Sizes<T>& s, const RingRow& row, const Tensor& target, const T* tokens) {
+  const Item& item = row.map.item;
+  S* memory = row.memory<S>(target);
+  for (int64_t column = row.begin; column < row.end; ++column, tokens += s.padded_dim) {
+    const int64_t at = s.plan.band_axis == kZ ? row.z : s.plan.band_axis == kY ? row.y : column;
     const bool add = at < item.add_below || at >= item.add_from || column < item.add_columns_below;
     S* token = memory + s.plan.coordinate[column] * target.axis[kX];
     for (int d = 0; d < s.head_dim; d += kLanes<T>) {
-      Vec<T> v = load<T>(rows + d);
+      Vec<T> v = load<T>(tokens + d);
       if (add) v += load_dims<T>(token, d, s.head_dim);
       store_dims<T>(token, d, s.head_dim, v);
     }
@@ -184,32 +183,24 @@ template <class T, class S>
 static void backward_tile(const BackwardArgs& args, const Sizes<T>& s, const BackwardScratch<T>& scratch,
                           const Item& item, const Item* next_tile, int32_t head0) {
   const ForwardArgs& f = args.forward;
-  const Map map(s.p, item);
-  Ring ring{s.plan.ring_rows};
-  int64_t begin, end;
-  key_columns(s.plan, item, begin, end);
-  const auto advance = [&](int64_t oldest, int64_t next) {
-    for (; ring.oldest < min_of(oldest, ring.next); ++ring.oldest) {
-      const int64_t z = ring.oldest / map.y_length, y = ring.oldest % map.y_length, slot = ring.slot(ring.oldest);
-      drop_row<T, S>(s, map, args.grad_key, z, y, begin, end, scratch.grad_key + slot * s.row);
-      drop_row<T, S>(s, map, args.grad_value, z, y, begin, end, scratch.grad_value + slot * s.row);
-    }
-    if (ring.next <= oldest) ring.next = ring.oldest = oldest;
-    for (; ring.next < next; ++ring.next) {
-      const int64_t z = ring.next / map.y_length, y = ring.next % map.y_length, slot = ring.slot(ring.next);
-      const S *key = map.row<S>(f.key, z, y), *value = map.row<S>(f.value, z, y);
-      pack_key_planes<T>(s, key, f.key.axis[kX], begin, end, scratch.key_planes + slot * s.plane);
-      pack_key_planes<T>(s, value, f.value.axis[kX], begin, end, scratch.value_planes + slot * s.plane);
-      pack_key_rows<T>(s, key, f.key.axis[kX], begin, end, scratch.key_rows + slot * s.row);
-      memset(scratch.grad_key + slot * s.row, 0, static_cast<size_t>(s.row) * sizeof(T));
-      memset(scratch.grad_value + slot * s.row, 0, static_cast<size_t>(s.row) * sizeof(T));
-    }
+  const auto drop = [&](const RingRow& row) {
+    drop_row<T, S>(s, row, args.grad_key, scratch.grad_key + row.slot * s.row);
+    drop_row<T, S>(s, row, args.grad_value, scratch.grad_value + row.slot * s.row);
+  };
+  const auto pack = [&](const RingRow& row) {
+    const S *key = row.memory<S>(f.key), *value = row.memory<S>(f.value);
+    pack_key_planes<T>(s, key, f.key.axis[kX], row.begin, row.end, scratch.key_planes + row.slot * s.plane);
+    pack_key_planes<T>(s, value, f.value.axis[kX], row.begin, row.end, scratch.value_planes + row.slot * s.plane);
+    pack_key_rows<T>(s, key, f.key.axis[kX], row.begin, row.end, scratch.key_rows + row.slot * s.row);
+    memset(scratch.grad_key + row.slot * s.row, 0, static_cast<size_t>(s.row) * sizeof(T));
+    memset(scratch.grad_value + row.slot * s.row, 0, static_cast<size_t>(s.row) * sizeof(T));
   };
   const Touched touched = {{&f.key, &f.value, &args.grad_key, &args.grad_value},
                            {&f.query, &args.grad_output, &args.grad_query}};
-  walk<T, S>(s, map, next_tile, touched, ring, scratch.group, begin, item.head - head0, advance,
-             [&](const Work& work, Ahead& ahead) { backward_block<T, S>(args, s, map, scratch, work, ahead); });
-  advance(ring.next, ring.next);
+  walk<T, S>(s, item, next_tile, touched, scratch.group, head0, drop, pack,
+             [&](const Map& map, const Work& work, Ahead& ahead) {
+               backward_block<T, S>(args, s, map, scratch, work, ahead);
+             });
 }
 
 template <class T>

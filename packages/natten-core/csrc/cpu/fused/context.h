@@ -320,27 +320,52 @@ NATTEN_KERNEL void window_rows(const Sizes<T>& s, const Work& w, int r, const T*
     pointers[t] = rows + w.group.windows[r * s.key_rows + t] * s.row + w.key_column * s.padded_dim;
 }
 
-// Walks a tile: before each group of query rows `advance(oldest, next)` must drop the key rows before `oldest` and
-// pack those up to `next`; then `body` gets one block of lanes at a time, and what to prefetch meanwhile.
-template <class T, class S, class Advance, class Body>
-NATTEN_KERNEL void walk(const Sizes<T>& s, const Map& map, const Item* next_tile, const Touched& touched,
-                        const Ring& ring, RowGroup group, int64_t column0, int head, Advance advance, Body body) {
-  const Item& item = map.item;
+// A key row as it enters the ring or leaves it: its positions, its slot, and the columns [begin, end) that are packed.
+struct RingRow {
+  const Map& map;
+  int64_t z, y, slot, begin, end;
+
+  template <class S>
+  NATTEN_MEMBER S* memory(const Tensor& t) const {
+    return map.row<S>(t, z, y);
+  }
+};
+
+// Walks a tile: before each group of query rows, key rows that no window needs any more are given to `drop` and those
+// that one needs now to `pack`, each as a RingRow; then `body(map, work, ahead)` gets one block of lanes at a time, and
+// what to prefetch meanwhile. In the end what is left is dropped.
+template <class T, class S, class Drop, class Pack, class Body>
+NATTEN_KERNEL void walk(const Sizes<T>& s, const Item& item, const Item* next_tile, const Touched& touched,
+                        RowGroup group, int32_t head0, Drop drop, Pack pack, Body body) {
+  const Map map(s.p, item);
+  Ring ring{s.plan.ring_rows};
+  int64_t begin, end;
+  key_columns(s.plan, item, begin, end);
+  const auto row = [&](int64_t number) {
+    return RingRow{map, number / map.y_length, number % map.y_length, ring.slot(number), begin, end};
+  };
+  const auto drop_until = [&](int64_t oldest) {
+    for (; ring.oldest < min_of(oldest, ring.next); ++ring.oldest) drop(row(ring.oldest));
+  };
   Ahead ahead(s.plan, s.head_dim * static_cast<int64_t>(sizeof(S)));
   Stop stop = first_stop(map);
   do {
     group.z = stop.z, group.y = stop.y, group.rows = stop.rows;
-    advance(stop.oldest, stop.next);
+    drop_until(stop.oldest);
+    if (ring.next <= stop.oldest) ring.next = ring.oldest = stop.oldest;
+    for (; ring.next < stop.next; ++ring.next) pack(row(ring.next));
     fill_group<T>(s, map, ring, group);
     for (int32_t b = item.block0; b < item.block1; ++b) {
       const Block& block = s.plan.blocks[b];
       ahead.clear();
       look_ahead<T, S>(s, map, next_tile, touched, stop, ring.next, b, ahead);
-      body(Work{s.plan.classes[block.lane_class], group, block.lane_class, head, block.column,
-                block.key_column - column0},
+      body(map,
+           Work{s.plan.classes[block.lane_class], group, block.lane_class, item.head - head0, block.column,
+                block.key_column - begin},
            ahead);
     }
   } while (next_stop(map, stop));
+  drop_until(ring.next);
 }
 
 // Calls body(tile, next tile or null) for the tiles of a chunk's items, each an item of its own.

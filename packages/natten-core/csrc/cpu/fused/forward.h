@@ -80,22 +80,16 @@ static void forward_block(const ForwardArgs& args, const Sizes<T>& s, const Map&
 template <class T, class S>
 static void forward_tile(const ForwardArgs& args, const Sizes<T>& s, const ForwardScratch<T>& scratch, const Item& item,
                          const Item* next_tile, int32_t head0) {
-  const Map map(s.p, item);
-  Ring ring{s.plan.ring_rows};
-  int64_t begin, end;
-  key_columns(s.plan, item, begin, end);
-  const auto advance = [&](int64_t oldest, int64_t next) {
-    for (ring.next = max_of(ring.next, oldest); ring.next < next; ++ring.next) {
-      const int64_t z = ring.next / map.y_length, y = ring.next % map.y_length, slot = ring.slot(ring.next);
-      pack_key_planes<T>(s, map.row<S>(args.key, z, y), args.key.axis[kX], begin, end,
-                         scratch.key_planes + slot * s.plane);
-      pack_key_rows<T>(s, map.row<S>(args.value, z, y), args.value.axis[kX], begin, end,
-                       scratch.value_rows + slot * s.row);
-    }
+  const auto pack = [&](const RingRow& row) {
+    pack_key_planes<T>(s, row.memory<S>(args.key), args.key.axis[kX], row.begin, row.end,
+                       scratch.key_planes + row.slot * s.plane);
+    pack_key_rows<T>(s, row.memory<S>(args.value), args.value.axis[kX], row.begin, row.end,
+                     scratch.value_rows + row.slot * s.row);
   };
   const Touched touched = {{&args.key, &args.value}, {&args.query, &args.output}};
-  walk<T, S>(s, map, next_tile, touched, ring, scratch.group, begin, item.head - head0, advance,
-             [&](const Work& work, Ahead& ahead) { forward_block<T, S>(args, s, map, scratch, work, ahead); });
+  walk<T, S>(
+      s, item, next_tile, touched, scratch.group, head0, [](const RingRow&) {}, pack,
+      [&](const Map& map, const Work& work, Ahead& ahead) { forward_block<T, S>(args, s, map, scratch, work, ahead); });
 }
 
 template <class T>

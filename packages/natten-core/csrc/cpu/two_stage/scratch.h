@@ -61,28 +61,19 @@ template <class T, class S, class Body>
 NATTEN_KERNEL void for_blocks(const Sizes<T>& s, const Chunk& chunk, const Scratch<T>& scratch, const Tensor& source,
                               const Tensor* grad, const Touched& touched, Body body) {
   memset(scratch.zeros, 0, static_cast<size_t>(s.slots) * kLanes<T> * sizeof(T));
+  const auto drop = [&](const RingRow& row) {
+    if (grad) drop_row<T, S>(s, row, *grad, scratch.grad_rows + row.slot * s.row);
+  };
+  const auto pack = [&](const RingRow& row) {
+    const S* memory = row.memory<S>(source);
+    const int64_t stride = source.axis[kX];
+    if (scratch.key_planes)
+      pack_key_planes<T>(s, memory, stride, row.begin, row.end, scratch.key_planes + row.slot * s.plane);
+    if (scratch.key_rows) pack_key_rows<T>(s, memory, stride, row.begin, row.end, scratch.key_rows + row.slot * s.row);
+    if (grad) memset(scratch.grad_rows + row.slot * s.row, 0, static_cast<size_t>(s.row) * sizeof(T));
+  };
   for_tiles(s.plan, chunk, [&](const Item& tile, const Item* next_tile) {
-    const Map map(s.p, tile);
-    Ring ring{s.plan.ring_rows};
-    int64_t begin, end;
-    key_columns(s.plan, tile, begin, end);
-    const auto advance = [&](int64_t oldest, int64_t next) {
-      for (; ring.oldest < min_of(oldest, ring.next); ++ring.oldest)
-        if (grad)
-          drop_row<T, S>(s, map, *grad, ring.oldest / map.y_length, ring.oldest % map.y_length, begin, end,
-                         scratch.grad_rows + ring.slot(ring.oldest) * s.row);
-      if (ring.next <= oldest) ring.next = ring.oldest = oldest;
-      for (; ring.next < next; ++ring.next) {
-        const int64_t slot = ring.slot(ring.next), stride = source.axis[kX];
-        const S* row = map.row<S>(source, ring.next / map.y_length, ring.next % map.y_length);
-        if (scratch.key_planes) pack_key_planes<T>(s, row, stride, begin, end, scratch.key_planes + slot * s.plane);
-        if (scratch.key_rows) pack_key_rows<T>(s, row, stride, begin, end, scratch.key_rows + slot * s.row);
-        if (grad) memset(scratch.grad_rows + slot * s.row, 0, static_cast<size_t>(s.row) * sizeof(T));
-      }
-    };
-    walk<T, S>(s, map, next_tile, touched, ring, scratch.group, begin, tile.head - chunk.head0, advance,
-               [&](const Work& work, Ahead& ahead) { body(map, work, ahead); });
-    advance(ring.next, ring.next);
+    walk<T, S>(s, tile, next_tile, touched, scratch.group, chunk.head0, drop, pack, body);
   });
 }
 
