@@ -127,6 +127,17 @@ def na_qkvpacked_backward(
     return grad_qkv.to(qkv.dtype), *more
 
 
+def fitted(dtype: torch.dtype, *facts: Any) -> tuple[Any, torch.dtype, torch.dtype]:
+    """The problem in C++, the dtype in which its kernels take tensors, and that in which they compute.
+
+    Fused kernels know 16-bit types; the general ones are given copies in the compute dtype.
+    """
+    compute, problem = compute_dtype(dtype), make(dtype, *facts)
+    if dtype is not compute and kernels().cpu_family(problem) != "fused":
+        return make(compute, *facts), compute, compute
+    return problem, dtype, compute
+
+
 @lru_cache(maxsize=1024)
 def _prepare(
     dtype: torch.dtype, query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *rest: Any
@@ -137,21 +148,15 @@ def _prepare(
         The problem in C++, or None where there is nothing to compute; `_Call.dtype` and `_Call.compute`; and how
         output and log-sum-exp are laid out.
     """
-    compute, problem = compute_dtype(dtype), None
-    if 0 not in query:
-        problem = make(dtype, query, key, value, *rest)
-        if dtype is not compute and kernels().cpu_family(problem) != "fused":
-            dtype = compute
-            problem = make(dtype, query, key, value, *rest)
-    return problem, dtype, compute, results(query, value)
+    prepared = (None, dtype, compute_dtype(dtype)) if 0 in query else fitted(dtype, query, key, value, *rest)
+    return *prepared, results(query, value)
 
 
 class _Call:
     """What the kernels read, and the tensors that had to be copied for it, which live as long as the call.
 
     Attributes:
-        dtype: of query, key, value, output and their gradients as the kernels see them. Fused kernels know 16-bit
-            types, general ones are given copies in the compute dtype.
+        dtype: of query, key, value, output and their gradients as the kernels see them, see `fitted`.
         compute: of the bias, the log-sum-exp and their gradients.
     """
 

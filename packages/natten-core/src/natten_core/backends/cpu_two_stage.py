@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from natten_core._problem import compute_dtype
-from natten_core.backends._handle import address, hashable, kernels, make, shape, span
-from natten_core.backends.cpu import readable, threads
+from natten_core.backends._handle import address, hashable, kernels, shape, span
+from natten_core.backends.cpu import fitted, readable, threads
 
 
 def qk(query: Tensor, key: Tensor, rpb: Tensor | None, additional_keys: Tensor | None, *settings: Any) -> Tensor:
@@ -70,17 +69,12 @@ class _Call:
     """The problem of a stage, and the type in which its kernels take tensors.
 
     Attributes:
-        dtype: of tensors as the kernels see them. Kernels of plain windows know 16-bit types, the general ones are
-            given copies in the compute dtype.
+        dtype: of tensors as the kernels see them, see `natten_core.backends.cpu.fitted`.
         compute: of the bias and its gradient.
     """
 
     def __init__(self, dtype: torch.dtype, shapes: tuple[Any, ...], settings: tuple[Any, ...]) -> None:
-        self.dtype, self.compute = dtype, compute_dtype(dtype)
-        self.problem = make(dtype, *shapes, *settings)
-        if dtype is not self.compute and kernels().cpu_family(self.problem) != "fused":
-            self.dtype = self.compute
-            self.problem = make(self.dtype, *shapes, *settings)
+        self.problem, self.dtype, self.compute = fitted(dtype, *shapes, *settings)
 
 
 class _Scores(_Call):
