@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,15 @@ def fill(key: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     if len(shape) <= 1:  # biases
         return 0.02 * values
     return values * np.sqrt(3.0 / np.prod(shape[1:]))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On maps as small as the tests' several threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,11 @@ import torch
 from torch import Tensor, nn
 
 
+def image_channels(model: nn.Module) -> int:
+    """How many channels a model's images have: what its first convolution takes; also of timm's models."""
+    return next(module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
+
+
 class ConvTokenizer(nn.Module):
     """The overlapping stem: two 3x3 convolutions with nothing between them, then a LayerNorm.
 

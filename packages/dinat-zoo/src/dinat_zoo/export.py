@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from dinat_zoo._tokens import image_channels
 from dinat_zoo._weights_file import first_line
 from natten_core import decompositions
 
@@ -143,10 +144,9 @@ def example(model: nn.Module, input_size: int | tuple[int, int] | None, batch: i
             raise ExportError(f"{type(model).__name__} has no configured input size: give input_size")
         input_size = tuple(configured["input_size"][1:])
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-    channels = next(module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d))
     like = next(model.parameters())
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, channels, height, width, generator=generator).to(like)
+    return torch.randn(batch, image_channels(model), height, width, generator=generator).to(like)
 
 
 def needed(name: str, purpose: str) -> Any:

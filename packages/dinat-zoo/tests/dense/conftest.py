@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,8 @@ Create = Callable[..., Any]
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On maps this small several threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_thread: None) -> None:
+    """For all tests of the folder."""
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,12 @@ from dinat_zoo.recipes.imagenet.data import eval_loader, open_dataset
 from dinat_zoo.recipes.imagenet.run import LAST, load_initial
 from dinat_zoo.recipes.imagenet.training import Training
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL: dict[str, Any] = {"embed_dim": 16, "depths": (1, 1, 1), "num_heads": (1, 2, 4), "dilations": (1, 1, 1)}
 RECIPE = Recipe(
     epochs=3, warmup_epochs=1, cooldown_epochs=0, batch_size=8, lr=3e-3, warmup_lr=1e-4, auto_augment="", ema=0.9
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo._profile import layer_macs
+from dinat_zoo._tokens import image_channels
 from dinat_zoo.analysis.structure import Model, Size, check, image_hw, stages
 
 
@@ -69,9 +70,8 @@ def _closed_form(model: BaseTransformer, size: Size) -> dict[str, int]:
 def _traced(model: Model, size: Size) -> dict[str, int]:
     """The multiply-accumulates of every path."""
     shadow = copy.deepcopy(model).to("meta").eval()
-    channels = next(module.in_channels for module in shadow.modules() if isinstance(module, nn.Conv2d))
     weight = next(shadow.parameters())
-    image = torch.zeros(1, channels, *size, device="meta", dtype=weight.dtype)
+    image = torch.zeros(1, image_channels(shadow), *size, device="meta", dtype=weight.dtype)
     counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.native_layer_norm: _norm_flops})
     with counter, torch.no_grad():
         shadow(image)

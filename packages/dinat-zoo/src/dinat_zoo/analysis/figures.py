@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from dinat_zoo._figure import new_figure
 from dinat_zoo.analysis.attention import Weights
 from dinat_zoo.analysis.axis import Reach
 from dinat_zoo.analysis.structure import Size
@@ -78,13 +79,9 @@ def plot_attention(image: Tensor, weights: Weights) -> Figure:
 
 def _panels(count: int) -> tuple[Figure, list[Any]]:
     """A figure with a row of panels without ticks."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'dinat-zoo[analysis]'") from error
     columns = min(count, 4)
     rows = -(-count // columns)
-    figure = Figure(figsize=(3 * columns, 3.3 * rows), layout="constrained")
+    figure = new_figure(3 * columns, 3.3 * rows)
     panels = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes in panels:
         axes.set_xticks([])

@@ -13,6 +13,7 @@ import torch
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
+from dinat_zoo._tokens import image_channels
 from dinat_zoo.analysis.axis import CENTER, AxisLayer, Position, Reach, compose, token_at, unbounded
 from dinat_zoo.analysis.structure import Layer, Model, Size, check, image_hw, layers
 
@@ -128,8 +129,8 @@ def measured_fields(
     prepared = _prepared(model)
     weight = next(prepared.parameters())
     generator = torch.Generator().manual_seed(seed)
-    channels = next(module.in_channels for module in prepared.modules() if isinstance(module, nn.Conv2d))
-    image = torch.randn(1, channels, *size, generator=generator, dtype=weight.dtype).to(weight.device)
+    shape = (1, image_channels(prepared), *size)
+    image = torch.randn(shape, generator=generator, dtype=weight.dtype).to(weight.device)
     outputs = _outputs(prepared, image.requires_grad_(), [known[name] for name in wanted])
     measured = {}
     for name, output in zip(wanted, outputs, strict=True):

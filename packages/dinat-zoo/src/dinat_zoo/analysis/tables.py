@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from dinat_zoo._table import aligned
+
 FORMATS = ("table", "csv", "markdown", "json")
 
 
@@ -37,12 +39,7 @@ def write(rows: Sequence[Any], form: str = "table") -> str:
         return text.getvalue().rstrip("\n")
     header = [name.replace("_", " ") for name in records[0]]
     cells = [header, *([_short(value) for value in record.values()] for record in records)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    aligned = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in cells]
-    if form == "table":
-        return "\n".join("  ".join(row).rstrip() for row in aligned)
-    aligned.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(row)} |" for row in aligned)
+    return aligned(cells, markdown=form == "markdown")
 
 
 def _plain(value: object) -> object:

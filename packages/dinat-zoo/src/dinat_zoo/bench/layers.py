@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from dinat_zoo._figure import new_figure
 from dinat_zoo.bench.jobs import LayerJob
 from dinat_zoo.bench.models import bench_jobs
 from dinat_zoo.bench.rows import Row, Setting
@@ -63,14 +64,10 @@ def plot_layers(rows: Sequence[Row], path: str | Path) -> None:
     Raises:
         ImportError: without matplotlib, which `dinat-zoo[analysis]` brings.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'dinat-zoo[analysis]'") from error
+    figure = new_figure(9, 3.6)
     unit, *others = LAYERS
     sizes = sorted({row.image_size for row in rows})
     found = {(row.model, row.image_size): row for row in rows}
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, (title, relative) in zip(figure.subplots(1, 2), _RELATIVE.items(), strict=True):
         for name in others:
             points = [(size, relative(found[name, size], found[unit, size])) for size in sizes]

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 import natten_core
+from dinat_zoo._table import aligned
 from dinat_zoo.bench.profile import Share
 from dinat_zoo.bench.rows import Row
 
@@ -42,7 +43,7 @@ def write(rows: Entries, form: str = "table") -> str:
     lines_of_cells = [_row(row) if isinstance(row, Row) else _share(row) for row in rows]
     header = ROW_HEADER if not rows or isinstance(rows[0], Row) else SHARE_HEADER
     failed = [f"{row.model}: {row.error}" for row in rows if isinstance(row, Row) and row.error]
-    return "\n".join([_aligned([header, *lines_of_cells], form == "markdown"), *failed])
+    return "\n".join([aligned([header, *lines_of_cells], markdown=form == "markdown"), *failed])
 
 
 ROW_HEADER = ("model", "setting", "images/s", "ms", "q1 - q3", "speed", "q1 - q3", "memory")
@@ -87,12 +88,3 @@ def _row(row: Row) -> tuple[str, ...]:
 
 def _share(share: Share) -> tuple[str, ...]:
     return share.kind, f"{share.ms:.2f}", f"{share.share:.1%}", str(share.calls)
-
-
-def _aligned(rows: Sequence[tuple[str, ...]], markdown: bool) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    if not markdown:
-        return "\n".join("  ".join(line).rstrip() for line in lines)
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

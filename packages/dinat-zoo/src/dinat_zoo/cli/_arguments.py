@@ -10,6 +10,9 @@ from typing import Any, TypeAlias
 
 import torch
 
+from dinat_zoo import list_models
+from dinat_zoo._predict import DEFAULT_MODEL
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -27,15 +30,19 @@ def fail(message: str, code: int) -> int:
     return code
 
 
+def near(text: str, names: Sequence[str], otherwise: Sequence[str]) -> str:
+    """Up to three names like a mistaken one, for an error; others where none is."""
+    return ", ".join(difflib.get_close_matches(text, names, n=3) or otherwise)
+
+
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
     """The type of an argument that is one of many names, with or without a timm tag; an error names what is near."""
 
     def check(text: str) -> str:
         if text.split(".")[0] in names:
             return text
-        near = difflib.get_close_matches(text, names, n=3) or names[:3]
         raise argparse.ArgumentTypeError(
-            f"no model is named {text!r}; near it: {', '.join(near)} (see `dinat-zoo list`)"
+            f"no model is named {text!r}; near it: {near(text, names, names[:3])} (see `dinat-zoo list`)"
         )
 
     return check
@@ -50,6 +57,17 @@ def device(text: str) -> torch.device:
         reason = str(error).split("\n")[0]
         raise argparse.ArgumentTypeError(f"{text!r} cannot be used, cpu can: {reason}") from error
     return found
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add `--model`, the bundled one by default, and `--checkpoint`."""
+    parser.add_argument(
+        "--model",
+        type=one_of(list_models()),
+        default=DEFAULT_MODEL,
+        help="a name of `dinat-zoo list` (default: %(default)s)",
+    )
+    parser.add_argument("--checkpoint", help="weights to use instead of the model's own: a file, a URL, or a name")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

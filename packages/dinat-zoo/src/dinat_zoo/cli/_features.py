@@ -14,11 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dinat_zoo import list_models
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo._predict import load_body
 from dinat_zoo._weights_file import WeightsError
-from dinat_zoo.cli._arguments import Commands, add_device, example, fail, one_of, positive
+from dinat_zoo.cli._arguments import Commands, add_device, add_model, example, fail, positive
 from dinat_zoo.cli._images import Report, find_images, read_images
 from dinat_zoo.cli._progress import progress
 
@@ -48,13 +47,7 @@ def add_to(commands: Commands) -> None:
         "--output", type=Path, required=True, metavar="FILE", help="the file to write: .npz or .safetensors"
     )
     parser.add_argument("--kind", choices=KINDS, default="pooled", help="which features (default: %(default)s)")
-    parser.add_argument(
-        "--model",
-        type=one_of(list_models()),
-        default="dinat_pico",
-        help="a name of `dinat-zoo list` (default: %(default)s)",
-    )
-    parser.add_argument("--checkpoint", help="weights to use instead of the model's own: a file, a URL, or a name")
+    add_model(parser)
     parser.add_argument("--batch-size", type=positive, default=64, help="images at a time (default: %(default)s)")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON document about what was written")

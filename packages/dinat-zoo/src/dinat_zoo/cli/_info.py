@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import platform
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from dinat_zoo import count_macs, count_parameters, dense, list_models
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo._predict import create
 from dinat_zoo._pretrained import find, published
-from dinat_zoo.cli._arguments import Commands, add_device, example, fail, positive
+from dinat_zoo.cli._arguments import Commands, add_device, example, fail, near, positive
 from natten_core import NeighborhoodAttention2D
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -63,8 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
         document = asdict(row)
     else:
         known = [*list_models(), *dense.list_models(), *(row.checkpoint for row in published())]
-        near = difflib.get_close_matches(name, known, n=3) or ["dinat_mini"]
-        return fail(f"name is {name!r}; no model or checkpoint is named so. Near it: {', '.join(near)}", 2)
+        like = near(name, known, ["dinat_mini"])
+        return fail(f"name is {name!r}; no model or checkpoint is named so. Near it: {like}", 2)
     if arguments.json:
         print(json.dumps(document, indent=2))
     else:

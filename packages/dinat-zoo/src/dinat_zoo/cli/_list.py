@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from dinat_zoo import count_macs, count_parameters, list_models
 from dinat_zoo._predict import create
 from dinat_zoo._pretrained import Checkpoint, published
+from dinat_zoo._table import aligned
 from dinat_zoo.cli._arguments import Commands
 
 
@@ -50,18 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         names = [field.name.replace("_", " ") for field in fields(Row)]
     lines = [_model(item) if isinstance(item, Row) else _checkpoint(item) for item in listed]
-    _print([tuple(names), *lines], right={"parameters", "macs", "classes"})
+    print(aligned([tuple(names), *lines], right={"parameters", "macs", "classes"}))
     return 0
-
-
-def _print(table: Sequence[tuple[str, ...]], right: Container[str]) -> None:
-    """Print columns of equal width; those headed by one of `right` are flush right."""
-    columns = []
-    for column in zip(*table, strict=True):
-        width = max(map(len, column))
-        columns.append([f"{cell:>{width}}" if column[0] in right else f"{cell:<{width}}" for cell in column])
-    for line in zip(*columns, strict=True):
-        print("  ".join(line).rstrip())
 
 
 def _model(row: Row) -> tuple[str, ...]:

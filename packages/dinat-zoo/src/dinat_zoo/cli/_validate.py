@@ -6,11 +6,10 @@ import argparse
 import json
 from typing import Any
 
-from dinat_zoo import list_models
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo._predict import load_classifier
 from dinat_zoo._weights_file import WeightsError
-from dinat_zoo.cli._arguments import Commands, add_device, example, fail, one_of, positive
+from dinat_zoo.cli._arguments import Commands, add_device, add_model, example, fail, positive
 from dinat_zoo.cli._progress import progress
 from dinat_zoo.recipes.imagenet import data as datasets
 from dinat_zoo.recipes.imagenet.evaluate import AMP, evaluate
@@ -36,13 +35,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("data", metavar="DATA", help="a folder, or the name of a data set")
     parser.add_argument("--data-dir", metavar="DIR", help="where a named data set lies")
-    parser.add_argument(
-        "--model",
-        type=one_of(list_models()),
-        default="dinat_pico",
-        help="a name of `dinat-zoo list` (default: %(default)s)",
-    )
-    parser.add_argument("--checkpoint", help="weights to use instead of the model's own: a file, a URL, or a name")
+    add_model(parser)
     parser.add_argument("--classes", metavar="FILE", help="the folders' names, one a line, in the order of the classes")
     parser.add_argument("--only-present", action="store_true", help="let only those classes compete that DATA has")
     parser.add_argument("--image-size", type=positive, help="side of the images (default: the model's)")
@@ -79,10 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _measure(arguments: argparse.Namespace, model: BaseTransformer) -> dict[str, Any]:
-    indices = _indices(arguments, model)
+    indices = _indices(arguments.classes)
     dataset = datasets.open_dataset(arguments.data, False, model.in_chans, arguments.data_dir, indices)
     if dataset is None:
         raise ValueError(f"data is {arguments.data!r}, which has training images but none in a folder val.")
+    names, known = getattr(dataset, "class_to_idx", {}), datasets.known_classes(model)
+    if indices is None and known is not None and names and set(names) <= known.keys():
+        indices = known
+        if isinstance(dataset, datasets.Folder):
+            dataset.number(known)
     present = sorted(set(getattr(dataset, "class_to_idx", {}).values()))
     if present and indices is None and len(present) != model.num_classes:
         raise ValueError(
@@ -105,12 +103,9 @@ def _measure(arguments: argparse.Namespace, model: BaseTransformer) -> dict[str,
     }
 
 
-def _indices(arguments: argparse.Namespace, model: BaseTransformer) -> dict[str, int] | None:
-    """The classes by folder name: those of a file, or those that the model knows if the folders are named so."""
-    if arguments.classes is not None:
-        with open(arguments.classes, encoding="utf-8") as file:  # noqa: PTH123
-            return {name: i for i, name in enumerate(file.read().splitlines())}
-    dataset = datasets.open_dataset(arguments.data, False, model.in_chans, arguments.data_dir)
-    known = datasets.known_classes(model)
-    names = getattr(dataset, "class_to_idx", {})
-    return known if known is not None and names and set(names) <= known.keys() else None
+def _indices(classes: str | None) -> dict[str, int] | None:
+    """The classes by folder name, as a file has them."""
+    if classes is None:
+        return None
+    with open(classes, encoding="utf-8") as file:  # noqa: PTH123
+        return {name: i for i, name in enumerate(file.read().splitlines())}

@@ -43,24 +43,29 @@ class Folder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
     Args:
         root: the folder.
         mode: Pillow's mode to convert images to.
-        indices: the classes by folder name, or None for the sorted folders.
     """
 
-    def __init__(self, root: Path, mode: str, indices: Mapping[str, int] | None = None) -> None:
-        self.indices = indices
+    class_to_idx: dict[str, int]
+    samples: list[tuple[str, int]]
+
+    def __init__(self, root: Path, mode: str) -> None:
         super().__init__(str(root), loader=partial(_read, mode), allow_empty=True)
 
-    def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-        """The names of the classes and their indices."""
-        names, found = super().find_classes(directory)
-        if self.indices is None:
-            return names, found
-        other = [name for name in names if name not in self.indices]
+    def number(self, indices: Mapping[str, int]) -> None:
+        """Number the classes, which at first are the sorted folders, as `indices` does by folder name.
+
+        Raises:
+            ValueError: there are folders that it does not have.
+        """
+        other = [name for name in self.classes if name not in indices]
         if other:
             raise ValueError(
-                f"{directory} has folders that name no class: {', '.join(other[:3])}, {len(other)} in all."
+                f"{self.root} has folders that name no class: {', '.join(other[:3])}, {len(other)} in all."
             )
-        return names, {name: self.indices[name] for name in names}
+        of = {index: indices[name] for name, index in self.class_to_idx.items()}
+        self.class_to_idx = {name: indices[name] for name in self.classes}
+        self.samples = self.imgs = [(path, of[index]) for path, index in self.samples]
+        self.targets = [index for _, index in self.samples]
 
 
 def _read(mode: str, path: str) -> Image.Image:
@@ -105,9 +110,11 @@ def open_dataset(
     if not halves and not train and any((folder / name).is_dir() for name in _TRAIN):
         return None
     try:
-        dataset = Folder((halves or [folder])[0], mode, indices)
+        dataset = Folder((halves or [folder])[0], mode)
     except OSError as error:  # no folders in it
         raise ValueError(f"data is {data!r}: {error}") from error
+    if indices is not None:
+        dataset.number(indices)
     if not len(dataset):
         raise ValueError(f"data is {data!r}, which has no images in its folders.")
     return dataset
