@@ -18,8 +18,10 @@ constexpr int64_t kPlacesPerChunk = 4, kLeastChunks = 16, kMostChunks = 128;
 constexpr int64_t kMinBandRows = 8;
 constexpr int64_t kMinBandBlocks = 16;
 constexpr int64_t kTileColumns = 64;
-// A token's part that is worth fetching at a time.
-constexpr int64_t kTokenBytes = 512;
+// The backward pass parts heads that are worth fetching together until it has so many pieces.
+constexpr int64_t kHeadPieces = 4;
+// A token's part that is worth fetching at a time, and the least that two threads may write to without sharing a line.
+constexpr int64_t kTokenBytes = 512, kLineBytes = 64;
 
 struct Columns {
   std::vector<int32_t> position, key_column, relative, group_end;
@@ -143,7 +145,8 @@ struct Band {
 std::vector<Band> cut_bands(const Problem& problem, const Plan& plan, int64_t members, int64_t wanted, bool exclusive) {
   const int64_t least = plan.band_axis == kX ? max_of(kMinBandBlocks, 2 * ceil_div(problem.kernel[kX], plan.lanes) + 1)
                                              : max_of(kMinBandRows, 2 * problem.kernel[plan.band_axis]);
-  const int64_t count = max_of(1, min_of(wanted, members / least));
+  int64_t count = max_of(1, min_of(wanted, members / least));
+  if (exclusive && count == 2) count = 1;  // they would run one after the other
   std::vector<Band> bands;
   for (int64_t i = 0; i < count; ++i)
     bands.push_back({members * i / count, members * (i + 1) / count, INT32_MIN, INT32_MAX});
@@ -180,11 +183,20 @@ void add_items(const Problem& problem, Plan& plan, int64_t batch, int64_t z_grou
   }
 }
 
+// As many heads as are worth fetching together, but in the backward pass fewer where pieces of work are few: unlike a
+// band, a head shares no keys with its neighbours.
+int64_t heads_together(const Problem& problem, int64_t maps, bool exclusive) {
+  const int64_t bytes = problem.head_dim * problem.element_bytes();
+  const int64_t most = min_of(problem.heads, max_of(1, kTokenBytes / bytes));
+  const int64_t least = min_of(most, ceil_div(kLineBytes, bytes));
+  return exclusive ? max_of(least, min_of(most, problem.heads * maps / kHeadPieces)) : most;
+}
+
 void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
   const int64_t z_groups = min_of(problem.dilation[kZ], problem.extent[kZ]);
   const int64_t y_groups = min_of(problem.dilation[kY], problem.extent[kY]);
-  const int64_t head_bytes = problem.head_dim * problem.element_bytes();
-  plan.heads_per_chunk = static_cast<int32_t>(min_of(problem.heads, max_of(1, kTokenBytes / head_bytes)));
+  plan.heads_per_chunk =
+      static_cast<int32_t>(heads_together(problem, problem.batch * z_groups * y_groups, exclusive));
   const int64_t head_groups = ceil_div(problem.heads, plan.heads_per_chunk);
   const int64_t pieces = max_of(1, problem.batch * z_groups * y_groups * head_groups);
   const int64_t forward_pieces = kPiecesPerThread * problem.threads;
