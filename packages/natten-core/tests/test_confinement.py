@@ -73,13 +73,13 @@ def hold(case: Case, dtype: torch.dtype, tensors: dict[str, Tensor], function: A
 
 @pytest.mark.kernels
 @pytest.mark.usefixtures("kernels")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
 def test_attention(case: Case, dtype: torch.dtype) -> None:
     tensors = case.tensors(dtype, requires_grad=False)
     lead = (case.batch, *case.spatial, case.heads)
     tensors["grad_output"] = torch.randn(*lead, tensors["value"].shape[-1], dtype=dtype)
-    tensors["grad_lse"] = torch.randn(lead, dtype=dtype)
+    tensors["grad_lse"] = torch.randn(lead, dtype=torch.promote_types(dtype, torch.float32))
     hold(
         case,
         dtype,

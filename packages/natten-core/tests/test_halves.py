@@ -1,4 +1,7 @@
-"""16-bit tensors on the CPU kernels, which read and write them as they are and compute in fp32."""
+"""16-bit tensors on the CPU kernels, which read and write them as they are and sum in fp32.
+
+They multiply in fp32 too, but for bf16 where the instruction set has products of bf16.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +50,34 @@ def test_results_are_those_of_fp32_rounded(dtype, spatial, kernel_size, dilation
     wide = run(qkv.detach().float().requires_grad_(), grad.float())
     output, lse, dqkv, drpb = (result.to(expected.dtype) for result, expected in zip(wide, half, strict=True))
     assert [result.dtype for result in half] == [dtype, torch.float32, dtype, torch.float32]
+    if dtype == torch.bfloat16 and len(spatial) > 1 and natten_core.build_info()["isa_active"] == "avx512_bf16":
+        # Weights are rounded to bf16 before they are summed with; scores, lse and the bias gradient have no part in it.
+        torch.testing.assert_close(half[1], lse, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(half[3], drpb, rtol=1e-5, atol=1e-5)
+        for found, expected in ((half[0], output), *zip(half[2].unbind(-3), dqkv.unbind(-3), strict=True)):
+            error = (found.float() - expected.float()).abs().max()
+            assert error <= torch.finfo(dtype).eps * expected.abs().max()
+        return
     assert torch.equal(half[0], output)
     assert torch.equal(half[1], lse)
     assert torch.equal(half[2][..., 0, :, :], dqkv[..., 0, :, :])
     assert torch.equal(half[3], drpb)
     # Gradients of keys that two bands or tiles share are rounded once more, as they are added up in memory.
     torch.testing.assert_close(half[2], dqkv, rtol=2 * torch.finfo(dtype).eps, atol=2 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.3, 1e-25, 1e-19, 7.0])
+@pytest.mark.parametrize("kernel_size", [2, 3, 4])
+def test_any_scale(scale, kernel_size):
+    """Where bf16 is multiplied as it is, the bias is divided by the scale: not by any."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = torch.randn(3, 2, 9, 17, 2, 9, generator=generator).bfloat16()
+    rpb = torch.randn(2, 2 * kernel_size - 1, 2 * kernel_size - 1, generator=generator)
+    half = natten_core.na2d(query, key, value, kernel_size, scale=scale, rpb=rpb, backend="cpu")
+    exact = natten_core.na2d(
+        query.double(), key.double(), value.double(), kernel_size, scale=scale, rpb=rpb.double(), backend="reference"
+    )
+    assert (half - exact).abs().max() <= torch.finfo(half.dtype).eps * exact.abs().max()
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -14,6 +14,20 @@ struct Candidate {
   bool present;
 };
 
+#if defined(NATTEN_BUILT_AVX512_BF16)
+// Put together here, in baseline code, because it happens on every machine.
+const Kernels& avx512_bf16() {
+  static const Kernels kernels = [] {
+    Kernels k = kAvx512;
+    k.name = "avx512_bf16";
+    k.bf16_pairs = kAvx512Bf16Pairs;
+    return k;
+  }();
+  return kernels;
+}
+#endif
+
+// The fastest last.
 std::vector<Candidate> candidates() {
   std::vector<Candidate> all = {{&kGeneric, true}};
 #if defined(NATTEN_BUILT_AVX2)
@@ -23,6 +37,11 @@ std::vector<Candidate> candidates() {
 #if defined(NATTEN_BUILT_AVX512)
   all.push_back({&kAvx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")});
+#endif
+#if defined(NATTEN_BUILT_AVX512_BF16)
+  // Products of pairs take as long as those of floats on AMD's processors, and twice as long on Intel's.
+  const Candidate pairs = {&avx512_bf16(), all.back().present && __builtin_cpu_supports("avx512bf16")};
+  all.insert(__builtin_cpu_is("amd") ? all.end() : all.end() - 1, pairs);
 #endif
   return all;
 }
@@ -50,7 +69,7 @@ const TypedKernels& typed(const Problem& problem) {
   switch (problem.dtype) {
     case DType::kFloat64: return active()->f64;
     case DType::kFloat16: return active()->f16;
-    case DType::kBFloat16: return active()->bf16;
+    case DType::kBFloat16: return is_paired(problem) ? active()->bf16_pairs : active()->bf16;
     case DType::kFloat32: break;
   }
   return active()->f32;
@@ -138,6 +157,12 @@ void set_isa(const std::string& name) {
     return;
   }
   throw std::runtime_error("this build has no kernels for '" + name + "'");
+}
+
+// Pairs are of key rows, so there must be two in a window; and they have the bias divided by the scale.
+bool is_paired(const Problem& p) {
+  return p.dtype == DType::kBFloat16 && active()->bf16_pairs.forward && is_fused(p) && p.kernel[kY] > 1 &&
+         p.scale > 1e-20;
 }
 
 bool is_fused(const Problem& p) {

@@ -26,11 +26,13 @@ struct Kernels {
   TypedKernels f32, f64, f16, bf16;
   GeneralKernels general32, general64;
   TwoStageKernels two_stage32, two_stage64, two_stage16, two_stage_bf16;
+  TypedKernels bf16_pairs = {};  // products of bf16 rather than float, see fused/pairs.h; may be empty
 };
 
 extern const Kernels kGeneric;
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
+extern const TypedKernels kAvx512Bf16Pairs;
 
 std::vector<std::string> isa_built();    // best last
 std::vector<std::string> isa_present();  // built, and this machine has them; best last
@@ -38,6 +40,9 @@ std::string isa_active();
 
 // Makes `name` the instruction set in use. Throws std::runtime_error where this machine or build lacks it.
 void set_isa(const std::string& name);
+
+// Whether the fused kernel of a bf16 problem multiplies in bf16.
+bool is_paired(const Problem& problem);
 
 // Whether the fused kernels, and those of two stages made of their parts, have all that the problem asks for; the
 // general ones have everything.

@@ -195,8 +195,7 @@ int64_t heads_together(const Problem& problem, int64_t maps, bool exclusive) {
 void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
   const int64_t z_groups = min_of(problem.dilation[kZ], problem.extent[kZ]);
   const int64_t y_groups = min_of(problem.dilation[kY], problem.extent[kY]);
-  plan.heads_per_chunk =
-      static_cast<int32_t>(heads_together(problem, problem.batch * z_groups * y_groups, exclusive));
+  plan.heads_per_chunk = static_cast<int32_t>(heads_together(problem, problem.batch * z_groups * y_groups, exclusive));
   const int64_t head_groups = ceil_div(problem.heads, plan.heads_per_chunk);
   const int64_t pieces = max_of(1, problem.batch * z_groups * y_groups * head_groups);
   const int64_t forward_pieces = kPiecesPerThread * problem.threads;

@@ -26,11 +26,13 @@ NATTEN_KERNEL int64_t odd_lines(int64_t elements) {
 template <class T>
 constexpr int64_t kMargin = kLanes<T>;
 
-template <class T>
+template <class E>
 struct Sizes {
+  using T = Sum<E>;
   const Problem& p;
   const Plan& plan;
-  int head_dim, padded_dim, slots, key_rows, window;  // slots: of one key row; window: slots * key_rows
+  int head_dim, padded_dim, planes, slots, key_rows, window;  // slots: of one key row; window: slots * key_rows
+  int sum_rows;  // of a weighted sum: key rows, or pairs of them
   int64_t columns, plane, row;    // elements of one key row packed as planes and as rows
   int64_t bias_rows, bias_class;  // bias table: [class][bias row (2Kz-1)(2Ky-1)][slot][lane]
   int64_t bias_columns;           // 2Kx-1
@@ -41,23 +43,46 @@ struct Sizes {
         plan(work),
         head_dim(static_cast<int>(problem.head_dim)),
         padded_dim(static_cast<int>(round_up(problem.head_dim, kLanes<T>))),
+        planes(plane_count<E>(head_dim)),
         slots(static_cast<int>(problem.kernel[kX])),
         key_rows(static_cast<int>(problem.kernel[kZ] * problem.kernel[kY])),
         window(slots * key_rows),
+        sum_rows(kPaired<E> ? static_cast<int>(problem.kernel[kZ]) * pair_count(static_cast<int>(problem.kernel[kY]))
+                            : key_rows),
         columns(odd_lines<T>(kMargin<T> + round_up(work.max_columns, kLanes<T>) + kMargin<T>)),
-        plane(odd_lines<T>(columns * problem.head_dim)),
+        plane(odd_lines<T>(columns * planes)),
         row(odd_lines<T>(static_cast<int64_t>(work.max_columns) * padded_dim)),
         bias_rows((2 * problem.kernel[kZ] - 1) * (2 * problem.kernel[kY] - 1)),
         bias_class(bias_rows * slots * kLanes<T>),
         bias_columns(2 * problem.kernel[kX] - 1),
         bias_head(bias_class * static_cast<int64_t>(work.classes.size())) {}
 
+  // Scores are in units of log2: the queries, or if they are pairs the scores themselves, are multiplied by this.
+  T unit() const { return static_cast<T>(p.scale * kLog2E); }
+  T bias_factor() const { return static_cast<T>(kPaired<E> ? 1 / p.scale : kLog2E); }
+  // What turns a score into a logit.
+  T logit() const { return static_cast<T>(kPaired<E> ? p.scale : kLn2); }
+
   int64_t bias_row(int64_t z_relative, int64_t y_relative) const {
     return (z_relative * (2 * p.kernel[kY] - 1) + y_relative) * slots * kLanes<T>;
   }
   int64_t block_scores() const { return static_cast<int64_t>(kScoreRows) * window * kLanes<T>; }
-  int64_t block_planes() const { return static_cast<int64_t>(kScoreRows) * head_dim * kLanes<T>; }
+  // A query row's weights as pairs; none where they are not.
+  int64_t row_pairs() const { return kPaired<E> ? static_cast<int64_t>(sum_rows) * slots * kLanes<T> : 0; }
+  int64_t block_planes() const { return static_cast<int64_t>(kScoreRows) * planes * kLanes<T>; }
   int64_t block_rows() const { return static_cast<int64_t>(kScoreRows) * kLanes<T> * padded_dim; }
+};
+
+// The softmax's exponential: 1 for the greatest score, or what rounding leaves of it.
+template <class E>
+struct Exponential {
+  Sum<E> unit;
+  Vec<Sum<E>> greatest;
+  NATTEN_MEMBER Exponential(const Sizes<E>& s, Vec<Sum<E>> most)
+      : unit(s.unit()), greatest(kPaired<E> ? most * unit : most) {}
+  NATTEN_MEMBER Vec<Sum<E>> operator()(Vec<Sum<E>> score) const {
+    return vexp2<Sum<E>>(kPaired<E> ? score * unit - greatest : score - greatest);
+  }
 };
 
 // Hands out pieces of one allocation, each on a 64-byte boundary. With a null base it only counts.
@@ -108,11 +133,11 @@ struct Ring {
 };
 
 // The bias of the chunk's heads, times `factor`, as [head][class][bias row][slot][lane].
-template <class T>
-NATTEN_KERNEL void fill_bias(const Sizes<T>& s, const T* rpb, const Chunk& chunk, T factor, T* table) {
-  constexpr int n = kLanes<T>;
+template <class E>
+NATTEN_KERNEL void fill_bias(const Sizes<E>& s, const Sum<E>* rpb, const Chunk& chunk, Sum<E> factor, Sum<E>* table) {
+  constexpr int n = kLanes<E>;
   const int64_t size = s.bias_rows * s.bias_columns;
-  for (const T* bias = rpb + chunk.head0 * size; bias < rpb + (chunk.head0 + chunk.heads) * size; bias += size)
+  for (const Sum<E>* bias = rpb + chunk.head0 * size; bias < rpb + (chunk.head0 + chunk.heads) * size; bias += size)
     for (const LaneClass& c : s.plan.classes)
       for (int64_t row = 0; row < s.bias_rows; ++row)
         for (int j = 0; j < s.slots; ++j, table += n)
@@ -125,24 +150,6 @@ NATTEN_KERNEL void lane_tokens(const Plan& plan, const S* row, int64_t stride, i
                                const S* (&tokens)[kLanes<T>]) {
   for (int lane = 0; lane < kLanes<T>; ++lane)
     tokens[lane] = row + plan.coordinate[min_of(column + lane, last)] * stride;
-}
-
-// planes[d][margin + column - begin] for the columns [begin, end)
-template <class T, class S>
-NATTEN_KERNEL void pack_key_planes(const Sizes<T>& s, const S* row, int64_t stride, int64_t begin, int64_t end,
-                                   T* planes) {
-  for (int64_t column = begin; column < end; column += kLanes<T>) {
-    const S* tokens[kLanes<T>];
-    lane_tokens<T>(s.plan, row, stride, column, end - 1, tokens);
-    pack_planes<T>(tokens, s.head_dim, T(1), planes + kMargin<T> + (column - begin), s.columns);
-  }
-}
-
-// rows[column - begin][d]
-template <class T, class S>
-NATTEN_KERNEL void pack_key_rows(const Sizes<T>& s, const S* row, int64_t stride, int64_t begin, int64_t end, T* rows) {
-  for (int64_t column = begin; column < end; ++column, rows += s.padded_dim)
-    pack_row<T>(row + s.plan.coordinate[column] * stride, s.head_dim, T(1), rows);
 }
 
 // A key row that a group of query rows sees.
@@ -164,8 +171,8 @@ struct RowGroup {
   static int64_t most_keys(const Problem& p) { return p.kernel[kZ] * (p.kernel[kY] + kScoreRows - 1); }
 };
 
-template <class T>
-NATTEN_KERNEL void fill_group(const Sizes<T>& s, const Map& map, const Ring& ring, RowGroup& group) {
+template <class E>
+NATTEN_KERNEL void fill_group(const Sizes<E>& s, const Map& map, const Ring& ring, RowGroup& group) {
   const int64_t *kernel = s.p.kernel, z0 = map.z_start(group.z);
   const int64_t y0 = map.y_start(group.y), y1 = map.y_start(group.y + group.rows - 1) + kernel[kY];
   group.key_rows = 0;
@@ -234,8 +241,8 @@ struct Touched {
 
 // Asks for what comes after block b of `stop`: the next block's queries, and its share of the key rows that the next
 // stop packs. `next_tile` may be null.
-template <class T, class S>
-NATTEN_KERNEL void look_ahead(const Sizes<T>& s, const Map& map, const Item* next_tile, const Touched& touched,
+template <class E, class S>
+NATTEN_KERNEL void look_ahead(const Sizes<E>& s, const Map& map, const Item* next_tile, const Touched& touched,
                               const Stop& stop, int64_t packed, int32_t b, Ahead& ahead) {
   const Map next_map(s.p, next_tile ? *next_tile : map.item);
   const Map* there = &map;
@@ -267,23 +274,23 @@ NATTEN_KERNEL void look_ahead(const Sizes<T>& s, const Map& map, const Item* nex
 }
 
 // scores[row][window slot][lane] of all query rows of the work. `bias` is the lane class's table, or null.
-template <class T>
-static void window_scores(const Sizes<T>& s, const Work& w, const T* query, const T* key_planes, const T* bias,
-                          const T* zeros, T* out, Ahead& ahead) {
-  constexpr int n = kLanes<T>;
-  ScoreArgs<T> a;
-  a.query_step = static_cast<int64_t>(s.head_dim) * n, a.key_stride = s.columns;
+template <class E>
+static void window_scores(const Sizes<E>& s, const Work& w, const E* query, const E* key_planes, const Sum<E>* bias,
+                          const Sum<E>* zeros, Sum<E>* out, Ahead& ahead) {
+  constexpr int n = kLanes<E>;
+  ScoreArgs<E> a;
+  a.query_step = static_cast<int64_t>(s.planes) * n, a.key_stride = s.columns;
   a.init_step = bias ? static_cast<int64_t>(s.slots) * n : 0;
-  set_reach<T>(a, w.c);
-  a.head_dim = s.head_dim, a.slots = s.slots;
+  set_reach<E>(a, w.c);
+  a.planes = s.planes, a.slots = s.slots;
   for (int i = 0; i < w.group.key_rows; ++i) {
     const KeyRow& key = w.group.keys[i];
     a.query = query + key.first * a.query_step;
-    a.key = key_planes + key.slot * s.plane + kMargin<T> + w.key_column;
+    a.key = key_planes + key.slot * s.plane + kMargin<E> + w.key_column;
     a.init = bias ? bias + key.bias : zeros;
     for (int r = key.first; r < key.end; ++r)
       a.scores[r - key.first] = out + (static_cast<int64_t>(r) * s.window + key.window[r] * s.slots) * n;
-    scores<T>(a, key.end - key.first, w.c.reach);
+    scores<E>(a, key.end - key.first, w.c.reach);
     ahead.portion();
   }
 }
@@ -296,7 +303,8 @@ struct Results {
   S* memory[kLanes<T>];
   T* rows[kLanes<T>];
 
-  NATTEN_MEMBER Results(const Sizes<T>& s, const Work& w, S* row, int64_t stride, T* scratch) {
+  template <class E>
+  NATTEN_MEMBER Results(const Sizes<E>& s, const Work& w, S* row, int64_t stride, T* scratch) {
     for (int lane = 0; lane < w.c.lanes; ++lane) {
       memory[lane] = row + s.plan.coordinate[w.column + lane] * stride;
       if constexpr (kDirect)
@@ -314,10 +322,31 @@ struct Results {
 };
 
 // The packed rows of the window of query row r, from the work's first key column on.
-template <class T>
-NATTEN_KERNEL void window_rows(const Sizes<T>& s, const Work& w, int r, const T* rows, const T** pointers) {
-  for (int t = 0; t < s.key_rows; ++t)
-    pointers[t] = rows + w.group.windows[r * s.key_rows + t] * s.row + w.key_column * s.padded_dim;
+template <class E>
+NATTEN_KERNEL void window_rows(const Sizes<E>& s, const Work& w, int r, const E* rows, const E** pointers) {
+  const int kernel = static_cast<int>(s.p.kernel[kY]), parts = kPaired<E> ? pair_count(kernel) : kernel;
+  const int64_t* slots = w.group.windows + static_cast<int64_t>(r) * s.key_rows;
+  for (int z = 0; z < s.key_rows; z += kernel)
+    for (int i = 0; i < parts; ++i)
+      *pointers++ = rows + slots[z + (kPaired<E> ? pair_end(i, kernel) : i)] * s.row + w.key_column * s.padded_dim;
+}
+
+// The weights of a query row [key row][slot][lane] as its weighted sum takes them: as they are, or in `pairs`.
+template <class E>
+NATTEN_KERNEL const E* sum_weights(const Sizes<E>& s, const Sum<E>* weights, E* pairs) {
+  if constexpr (kPaired<E>) {
+    const int kernel = static_cast<int>(s.p.kernel[kY]), step = s.slots * kLanes<E>;
+    E* out = pairs;
+    for (const float* end = weights + s.key_rows * step; weights < end; weights += kernel * step)
+      for (int i = 0; i < pair_count(kernel); ++i, out += step) {
+        const float* high = weights + pair_end(i, kernel) * step;
+        const bool odd = kernel % 2 != 0, last = i + 1 == pair_count(kernel), before = i + 2 == pair_count(kernel);
+        narrow_rows(high - step, high, odd && last ? 0.5f : 1.0f, odd && before ? 0.5f : 1.0f, s.slots, out);
+      }
+    return pairs;
+  } else {
+    return weights;
+  }
 }
 
 // A key row as it enters the ring or leaves it: its positions, its slot, and the columns [begin, end) that are packed.
@@ -331,11 +360,37 @@ struct RingRow {
   }
 };
 
+// planes[d][margin + column - begin] for the columns of a key row
+template <class E, class S>
+NATTEN_KERNEL void pack_key_planes(const Sizes<E>& s, const RingRow& row, const Tensor& t, E* ring) {
+  const S* memory = row.memory<S>(t);
+  E* planes = ring + row.slot * s.plane + kMargin<E>;
+  for (int64_t column = row.begin; column < row.end; column += kLanes<E>) {
+    const S* tokens[kLanes<E>];
+    lane_tokens<E>(s.plan, memory, t.axis[kX], column, row.end - 1, tokens);
+    pack_planes<E>(tokens, s.head_dim, Sum<E>(1), planes + (column - row.begin), s.columns);
+  }
+}
+
+// rows[column - begin][d]; pairs are of the key row above and this one.
+template <class E, class S>
+NATTEN_KERNEL void pack_key_rows(const Sizes<E>& s, const RingRow& row, const Tensor& t, E* ring) {
+  const S *memory = row.memory<S>(t), *above = row.map.row<S>(t, row.z, max_of(row.y - 1, 0));
+  E* packed = ring + row.slot * s.row;
+  for (int64_t column = row.begin; column < row.end; ++column, packed += s.padded_dim) {
+    const int64_t token = s.plan.coordinate[column] * t.axis[kX];
+    if constexpr (kPaired<E>)
+      pack_pair_row(above + token, memory + token, s.head_dim, packed);
+    else
+      pack_row<E>(memory + token, s.head_dim, E(1), packed);
+  }
+}
+
 // Walks a tile: before each group of query rows, key rows that no window needs any more are given to `drop` and those
 // that one needs now to `pack`, each as a RingRow; then `body(map, work, ahead)` gets one block of lanes at a time, and
 // what to prefetch meanwhile. In the end what is left is dropped.
-template <class T, class S, class Drop, class Pack, class Body>
-NATTEN_KERNEL void walk(const Sizes<T>& s, const Item& item, const Item* next_tile, const Touched& touched,
+template <class E, class S, class Drop, class Pack, class Body>
+NATTEN_KERNEL void walk(const Sizes<E>& s, const Item& item, const Item* next_tile, const Touched& touched,
                         RowGroup group, int32_t head0, Drop drop, Pack pack, Body body) {
   const Map map(s.p, item);
   Ring ring{s.plan.ring_rows};
@@ -354,11 +409,11 @@ NATTEN_KERNEL void walk(const Sizes<T>& s, const Item& item, const Item* next_ti
     drop_until(stop.oldest);
     if (ring.next <= stop.oldest) ring.next = ring.oldest = stop.oldest;
     for (; ring.next < stop.next; ++ring.next) pack(row(ring.next));
-    fill_group<T>(s, map, ring, group);
+    fill_group<E>(s, map, ring, group);
     for (int32_t b = item.block0; b < item.block1; ++b) {
       const Block& block = s.plan.blocks[b];
       ahead.clear();
-      look_ahead<T, S>(s, map, next_tile, touched, stop, ring.next, b, ahead);
+      look_ahead<E, S>(s, map, next_tile, touched, stop, ring.next, b, ahead);
       body(map,
            Work{s.plan.classes[block.lane_class], group, block.lane_class, item.head - head0, block.column,
                 block.key_column - begin},

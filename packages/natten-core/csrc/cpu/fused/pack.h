@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "storage.h"
+#include "pairs.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
 
@@ -40,19 +40,26 @@ NATTEN_KERNEL Vec<T> load_dims(const S* token, int dim, int head_dim) {
   return dim + kLanes<T> <= head_dim ? load<T>(token + dim) : load_part<T>(token + dim, head_dim - dim);
 }
 
-// planes[d][lane] = scale * tokens[lane][d]
-template <class T, class S>
-static void pack_planes(const S* const (&tokens)[kLanes<T>], int head_dim, T scale, T* planes, int64_t plane_stride) {
-  for (int dim = 0; dim < head_dim; dim += kLanes<T>) {
-    Vec<T> v[kLanes<T>];
+// planes[d][lane] = scale * tokens[lane][d]; pairs of dimensions have no scale.
+template <class E, class S>
+static void pack_planes(const S* const (&tokens)[kLanes<E>], int head_dim, Sum<E> scale, E* planes,
+                        int64_t plane_stride) {
+  const int count = plane_count<E>(head_dim);
+  for (int plane = 0; plane < count; plane += kLanes<E>) {
+    Vec<E> v[kLanes<E>];
     NATTEN_UNROLL
-    for (int lane = 0; lane < kLanes<T>; ++lane) v[lane] = load_dims<T>(tokens[lane], dim, head_dim) * scale;
-    transpose_step<T, kLanes<T> / 2>(v);
-    if (dim + kLanes<T> <= head_dim) {
+    for (int lane = 0; lane < kLanes<E>; ++lane) {
+      if constexpr (kPaired<E>)
+        v[lane] = load_pairs(tokens[lane], plane, head_dim);
+      else
+        v[lane] = load_dims<E>(tokens[lane], plane, head_dim) * scale;
+    }
+    transpose_step<E, kLanes<E> / 2>(v);
+    if (plane + kLanes<E> <= count) {
       NATTEN_UNROLL
-      for (int d = 0; d < kLanes<T>; ++d) store<T>(planes + (dim + d) * plane_stride, v[d]);
+      for (int d = 0; d < kLanes<E>; ++d) store<E>(planes + (plane + d) * plane_stride, v[d]);
     } else {
-      for (int d = 0; d < head_dim - dim; ++d) store<T>(planes + (dim + d) * plane_stride, v[d]);
+      for (int d = 0; d < count - plane; ++d) store<E>(planes + (plane + d) * plane_stride, v[d]);
     }
   }
 }

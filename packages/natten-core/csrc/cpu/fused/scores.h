@@ -1,6 +1,7 @@
 // Scores: lanes are queries. For up to kScoreRows query rows that share a key row, and a few window slots at a time,
 //   scores[r][slot][lane] = init[r][slot][lane] + sum_d query[r][d][lane] * key[d][column of (lane, slot)]
-// The key planes are read once for all query rows. The same product serves dO . V in the backward pass.
+// where d counts planes: dimensions, or pairs of them. The key planes are read once for all query rows. The same
+// product serves dO . V in the backward pass.
 #pragma once
 
 #include "../plan.h"
@@ -17,25 +18,25 @@ constexpr int score_slots_at_once(int rows, Reach kind) {
   return rows == 1 ? 8 : rows == 2 ? (border ? 4 : 6) : (border ? 3 : 4);
 }
 
-template <class T>
+template <class E>
 struct ScoreArgs {
-  const T* query;         // [rows][head_dim][lanes]
-  const T* key;           // [head_dim][columns], at the block's first key column
-  const T* init;          // [slots][lanes], of the first row; the next row's lies at init - init_step
-  T* scores[kScoreRows];  // [slots][lanes] of each row
+  const E* query;              // [rows][planes][lanes]
+  const E* key;                // [planes][columns], at the block's first key column
+  const Sum<E>* init;          // [slots][lanes], of the first row; the next row's lies at init - init_step
+  Sum<E>* scores[kScoreRows];  // [slots][lanes] of each row
   int64_t query_step, key_stride, init_step;
-  int head_dim, slots;
+  int planes, slots;
   // How lanes reach their keys, see Reach.
-  IntVec<T> offset;
-  IntVec<T> uniform;  // a mask: the lanes that share one column
+  IntVec<E> offset;
+  IntVec<E> uniform;  // a mask: the lanes that share one column
   int64_t shared;     // that column, from the slot's
   int64_t shift;      // columns from the slot's back to that of lane 0 of the other lanes
 };
 
-template <class T>
-NATTEN_KERNEL void set_reach(ScoreArgs<T>& a, const LaneClass& c) {
+template <class E>
+NATTEN_KERNEL void set_reach(ScoreArgs<E>& a, const LaneClass& c) {
   const bool low = c.reach == Reach::kLow;
-  for (int lane = 0; lane < kLanes<T>; ++lane) {
+  for (int lane = 0; lane < kLanes<E>; ++lane) {
     a.offset[lane] = c.offset[lane];
     a.uniform[lane] = (lane < c.split) == low ? -1 : 0;
   }
@@ -44,49 +45,49 @@ NATTEN_KERNEL void set_reach(ScoreArgs<T>& a, const LaneClass& c) {
 }
 
 // The keys of all lanes at one slot; `key` is the block's first key column plus the slot.
-template <class T, Reach Kind>
-NATTEN_KERNEL Vec<T> reach(const ScoreArgs<T>& a, const T* key) {
-  if constexpr (Kind == Reach::kRegular) return load<T>(key);
-  if constexpr (Kind == Reach::kUniform) return broadcast<T>(*key);
-  if constexpr (Kind == Reach::kPermute) return permute<T>(load<T>(key), a.offset);
-  return a.uniform ? broadcast<T>(key[a.shared]) : load<T>(key - a.shift);
+template <class E, Reach Kind>
+NATTEN_KERNEL Vec<E> reach(const ScoreArgs<E>& a, const E* key) {
+  if constexpr (Kind == Reach::kRegular) return load<E>(key);
+  if constexpr (Kind == Reach::kUniform) return broadcast<E>(*key);
+  if constexpr (Kind == Reach::kPermute) return permute<E>(load<E>(key), a.offset);
+  return a.uniform ? broadcast<E>(key[a.shared]) : load<E>(key - a.shift);
 }
 
-template <class T, int Rows, int Slots, Reach Kind>
-NATTEN_KERNEL void score_slots(const ScoreArgs<T>& a, int slot) {
-  constexpr int n = kLanes<T>;
-  Vec<T> sum[Rows][Slots];
+template <class E, int Rows, int Slots, Reach Kind>
+NATTEN_KERNEL void score_slots(const ScoreArgs<E>& a, int slot) {
+  constexpr int n = kLanes<E>;
+  Vec<Sum<E>> sum[Rows][Slots];
   NATTEN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     NATTEN_UNROLL
-    for (int j = 0; j < Slots; ++j) sum[r][j] = load<T>(a.init - r * a.init_step + (slot + j) * n);
+    for (int j = 0; j < Slots; ++j) sum[r][j] = load<Sum<E>>(a.init - r * a.init_step + (slot + j) * n);
   }
-  const T* key = a.key + slot;
-  const T* query = a.query;
-  for (int d = 0; d < a.head_dim; ++d, key += a.key_stride, query += n) {
-    Vec<T> q[Rows];
+  const E* key = a.key + slot;
+  const E* query = a.query;
+  for (int d = 0; d < a.planes; ++d, key += a.key_stride, query += n) {
+    Vec<E> q[Rows];
     NATTEN_UNROLL
-    for (int r = 0; r < Rows; ++r) q[r] = load<T>(query + r * a.query_step);
+    for (int r = 0; r < Rows; ++r) q[r] = load<E>(query + r * a.query_step);
     NATTEN_UNROLL
     for (int j = 0; j < Slots; ++j) {
-      Vec<T> k = reach<T, Kind>(a, key + j);
-      if constexpr (Rows > 1) keep<T>(k);
+      Vec<E> k = reach<E, Kind>(a, key + j);
+      if constexpr (Rows > 1) keep<E>(k);
       NATTEN_UNROLL
-      for (int r = 0; r < Rows; ++r) sum[r][j] += q[r] * k;
+      for (int r = 0; r < Rows; ++r) add_product<E>(sum[r][j], q[r], k);
     }
   }
   NATTEN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     NATTEN_UNROLL
-    for (int j = 0; j < Slots; ++j) store<T>(a.scores[r] + (slot + j) * n, sum[r][j]);
+    for (int j = 0; j < Slots; ++j) store<Sum<E>>(a.scores[r] + (slot + j) * n, sum[r][j]);
   }
 }
 
-template <class T, int Rows, Reach Kind>
-static void score_row(const ScoreArgs<T>& a) {
+template <class E, int Rows, Reach Kind>
+static void score_row(const ScoreArgs<E>& a) {
   constexpr int most = score_slots_at_once(Rows, Kind);
   const auto run = [&](auto slots, int slot) __attribute__((always_inline)) {
-    if constexpr (decltype(slots)::value <= most) score_slots<T, Rows, decltype(slots)::value, Kind>(a, slot);
+    if constexpr (decltype(slots)::value <= most) score_slots<E, Rows, decltype(slots)::value, Kind>(a, slot);
   };
   // Near-equal parts: 7 slots are 4 + 3, not 4 + 1 + 1 + 1.
   int parts = (a.slots + most - 1) / most;
@@ -106,28 +107,28 @@ static void score_row(const ScoreArgs<T>& a) {
   }
 }
 
-template <class T, int Rows>
-NATTEN_KERNEL void score_any(const ScoreArgs<T>& a, Reach kind) {
+template <class E, int Rows>
+NATTEN_KERNEL void score_any(const ScoreArgs<E>& a, Reach kind) {
   switch (kind) {
-    case Reach::kRegular: return score_row<T, Rows, Reach::kRegular>(a);
-    case Reach::kUniform: return score_row<T, Rows, Reach::kUniform>(a);
+    case Reach::kRegular: return score_row<E, Rows, Reach::kRegular>(a);
+    case Reach::kUniform: return score_row<E, Rows, Reach::kUniform>(a);
     case Reach::kLow:
     case Reach::kHigh:
       // Either is a choice between the two above, except where a permutation costs no more than a load.
-      if constexpr (kVectorBytes < 64) return score_row<T, Rows, Reach::kLow>(a);
+      if constexpr (kVectorBytes < 64) return score_row<E, Rows, Reach::kLow>(a);
       [[fallthrough]];
-    case Reach::kPermute: return score_row<T, Rows, Reach::kPermute>(a);
+    case Reach::kPermute: return score_row<E, Rows, Reach::kPermute>(a);
   }
 }
 
-template <class T>
-NATTEN_KERNEL void scores(const ScoreArgs<T>& a, int rows, Reach kind) {
+template <class E>
+NATTEN_KERNEL void scores(const ScoreArgs<E>& a, int rows, Reach kind) {
   switch (rows) {
-    case 1: return score_any<T, 1>(a, kind);
-    case 2: return score_any<T, 2>(a, kind);
-    case 3: return score_any<T, 3>(a, kind);
+    case 1: return score_any<E, 1>(a, kind);
+    case 2: return score_any<E, 2>(a, kind);
+    case 3: return score_any<E, 3>(a, kind);
 #if defined(__AVX512F__) || defined(__aarch64__)
-    case 4: return score_any<T, 4>(a, kind);
+    case 4: return score_any<E, 4>(a, kind);
 #endif
   }
 }

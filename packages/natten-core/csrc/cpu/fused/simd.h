@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -50,6 +51,22 @@ struct Simd<double> {
   using IntElement = int64_t;
 };
 
+// Two bf16 numbers, side by side in memory. The product of two pairs is the sum of both products.
+struct Pair {
+  uint32_t bits;
+};
+template <>
+struct Simd<Pair> {
+  typedef int32_t Vec __attribute__((vector_size(kVectorBytes)));
+  typedef int32_t Unaligned __attribute__((vector_size(kVectorBytes), aligned(4), may_alias));
+  using Int = Vec;
+  using IntElement = int32_t;
+};
+
+// What products of E are summed in.
+template <class E>
+using Sum = std::conditional_t<std::is_same_v<E, Pair>, float, E>;
+
 template <class T>
 using Vec = typename Simd<T>::Vec;
 template <class T>
@@ -75,7 +92,20 @@ NATTEN_KERNEL void store(T* p, Vec<T> v) {
 
 template <class T>
 NATTEN_KERNEL Vec<T> broadcast(T x) {
-  return x - Vec<T>{};  // x - 0 keeps the sign of zero
+  if constexpr (std::is_same_v<T, Pair>)
+    return static_cast<int32_t>(x.bits) + Vec<T>{};
+  else
+    return x - Vec<T>{};  // x - 0 keeps the sign of zero
+}
+
+template <class E>
+NATTEN_KERNEL void add_product(Vec<Sum<E>>& sum, Vec<E> a, Vec<E> b) {
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<E, Pair>)
+    sum = (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+  else
+#endif
+    sum += a * b;
 }
 
 // Keeps a value that several products share in a register: left to itself, GCC loads it again for each.

@@ -7,9 +7,9 @@
 
 namespace natten_core::cpu::NATTEN_ISA {
 
-// T: what is computed with; S: what is stored.
-template <class T, class S>
-constexpr TypedKernels kTyped = {kLanes<T>, forward_scratch_bytes<T>, backward_scratch_bytes<T>, forward<T, S>,
-                                 backward<T, S>};
+// E: what is multiplied; S: what is stored.
+template <class E, class S>
+constexpr TypedKernels kTyped = {kLanes<E>, forward_scratch_bytes<E>, backward_scratch_bytes<E>, forward<E, S>,
+                                 backward<E, S>};
 
 }  // namespace natten_core::cpu::NATTEN_ISA

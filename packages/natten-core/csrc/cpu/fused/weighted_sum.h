@@ -16,48 +16,48 @@ constexpr int sum_queries(int vectors) {
 }
 constexpr int kSumVectors = 4;
 
-template <class T>
+template <class E>
 struct SumArgs {
-  const T* weight;          // [key rows * slots][lanes], at the first query's lane
-  const T* const* value;    // key rows, each [column][padded head_dim], at the block's first key column
-  const T* factor;          // [lanes], at the first query's lane
-  T* const* out;            // [queries] tokens of head_dim elements
+  const E* weight;          // [key rows * slots][lanes], at the first query's lane
+  const E* const* value;    // key rows, each [column][padded head_dim], at the block's first key column
+  const Sum<E>* factor;     // [lanes], at the first query's lane
+  Sum<E>* const* out;       // [queries] tokens of head_dim elements
   const int32_t* offset;    // [queries] first key column of each window, from the block's first
   int key_rows, slots, head_dim, padded_dim;
 };
 
-template <class T, int Queries, int Vectors>
-NATTEN_KERNEL void write_sums(const SumArgs<T>& a, int dim, const Vec<T> (&sum)[Queries][Vectors]) {
+template <class E, int Queries, int Vectors>
+NATTEN_KERNEL void write_sums(const SumArgs<E>& a, int dim, const Vec<Sum<E>> (&sum)[Queries][Vectors]) {
   NATTEN_UNROLL
   for (int q = 0; q < Queries; ++q) {
-    const Vec<T> factor = broadcast<T>(a.factor[q]);
+    const Vec<Sum<E>> factor = broadcast<Sum<E>>(a.factor[q]);
     NATTEN_UNROLL
-    for (int v = 0; v < Vectors; ++v) store_dims<T>(a.out[q], dim + v * kLanes<T>, a.head_dim, sum[q][v] * factor);
+    for (int v = 0; v < Vectors; ++v) store_dims<Sum<E>>(a.out[q], dim + v * kLanes<E>, a.head_dim, sum[q][v] * factor);
   }
 }
 
-template <class T, int Queries, int Vectors, bool Regular>
-NATTEN_KERNEL void sum_dims(const SumArgs<T>& a, int dim) {
-  constexpr int n = kLanes<T>;
-  Vec<T> sum[Queries][Vectors];
+template <class E, int Queries, int Vectors, bool Regular>
+NATTEN_KERNEL void sum_dims(const SumArgs<E>& a, int dim) {
+  constexpr int n = kLanes<E>;
+  Vec<Sum<E>> sum[Queries][Vectors];
   NATTEN_UNROLL
   for (int q = 0; q < Queries; ++q) {
     NATTEN_UNROLL
-    for (int v = 0; v < Vectors; ++v) sum[q][v] = Vec<T>{};
+    for (int v = 0; v < Vectors; ++v) sum[q][v] = Vec<Sum<E>>{};
   }
   int offset[Queries];
   NATTEN_UNROLL
   for (int q = 0; q < Queries; ++q) offset[q] = Regular ? a.offset[0] + q : a.offset[q];
 
   for (int t = 0; t < a.key_rows; ++t) {
-    const T* value = a.value[t] + dim;
-    const T* weight = a.weight + static_cast<int64_t>(t) * a.slots * n;
+    const E* value = a.value[t] + dim;
+    const E* weight = a.weight + static_cast<int64_t>(t) * a.slots * n;
     // One query, one column; and all queries of [First, Last), one column.
     const auto add_one = [&](int q, int column) __attribute__((always_inline)) {
-      const Vec<T> w = broadcast<T>(weight[(column - offset[q]) * n + q]);
-      const T* row = value + static_cast<int64_t>(column) * a.padded_dim;
+      const Vec<E> w = broadcast<E>(weight[(column - offset[q]) * n + q]);
+      const E* row = value + static_cast<int64_t>(column) * a.padded_dim;
       NATTEN_UNROLL
-      for (int v = 0; v < Vectors; ++v) sum[q][v] += w * load<T>(row + v * n);
+      for (int v = 0; v < Vectors; ++v) add_product<E>(sum[q][v], w, load<E>(row + v * n));
     };
     const int begin = offset[Queries - 1], end = offset[0] + a.slots;
     if (begin >= end) {
@@ -76,15 +76,15 @@ NATTEN_KERNEL void sum_dims(const SumArgs<T>& a, int dim) {
       }
     }
     for (int column = begin; column < end; ++column) {
-      const T* row = value + static_cast<int64_t>(column) * a.padded_dim;
-      Vec<T> w[Queries];
+      const E* row = value + static_cast<int64_t>(column) * a.padded_dim;
+      Vec<E> w[Queries];
       NATTEN_UNROLL
-      for (int q = 0; q < Queries; ++q) w[q] = broadcast<T>(weight[(column - offset[q]) * n + q]);
+      for (int q = 0; q < Queries; ++q) w[q] = broadcast<E>(weight[(column - offset[q]) * n + q]);
       NATTEN_UNROLL
       for (int v = 0; v < Vectors; ++v) {
-        const Vec<T> x = load<T>(row + v * n);
+        const Vec<E> x = load<E>(row + v * n);
         NATTEN_UNROLL
-        for (int q = 0; q < Queries; ++q) sum[q][v] += w[q] * x;
+        for (int q = 0; q < Queries; ++q) add_product<E>(sum[q][v], w[q], x);
       }
     }
     NATTEN_UNROLL
@@ -97,7 +97,7 @@ NATTEN_KERNEL void sum_dims(const SumArgs<T>& a, int dim) {
       }
     }
   }
-  write_sums<T, Queries, Vectors>(a, dim, sum);
+  write_sums<E, Queries, Vectors>(a, dim, sum);
 }
 
 // How the windows of neighbouring queries lie: one column apart, but for those that a border holds back.
@@ -113,35 +113,35 @@ constexpr int lie_offset(Lie lie, int q) {
 }
 
 // Small windows with everything known at compile time: each value is read once for all queries that see it.
-template <class T, int Queries, int Vectors, int Slots, Lie Where>
-static void sum_small(const SumArgs<T>& a, int dim) {
-  constexpr int n = kLanes<T>;
+template <class E, int Queries, int Vectors, int Slots, Lie Where>
+static void sum_small(const SumArgs<E>& a, int dim) {
+  constexpr int n = kLanes<E>;
   constexpr int columns = lie_offset<Queries, Slots>(Where, Queries - 1) + Slots;
-  Vec<T> sum[Queries][Vectors];
+  Vec<Sum<E>> sum[Queries][Vectors];
   NATTEN_UNROLL
   for (int q = 0; q < Queries; ++q) {
     NATTEN_UNROLL
-    for (int v = 0; v < Vectors; ++v) sum[q][v] = Vec<T>{};
+    for (int v = 0; v < Vectors; ++v) sum[q][v] = Vec<Sum<E>>{};
   }
   for (int t = 0; t < a.key_rows; ++t) {
-    const T* value = a.value[t] + dim + static_cast<int64_t>(a.offset[0]) * a.padded_dim;
-    const T* weight = a.weight + static_cast<int64_t>(t) * Slots * n;
+    const E* value = a.value[t] + dim + static_cast<int64_t>(a.offset[0]) * a.padded_dim;
+    const E* weight = a.weight + static_cast<int64_t>(t) * Slots * n;
     NATTEN_UNROLL
     for (int column = 0; column < columns; ++column, value += a.padded_dim) {
-      Vec<T> x[Vectors];
+      Vec<E> x[Vectors];
       NATTEN_UNROLL
-      for (int v = 0; v < Vectors; ++v) x[v] = load<T>(value + v * n), keep<T>(x[v]);
+      for (int v = 0; v < Vectors; ++v) x[v] = load<E>(value + v * n), keep<E>(x[v]);
       NATTEN_UNROLL
       for (int q = 0; q < Queries; ++q) {
         const int slot = column - lie_offset<Queries, Slots>(Where, q);
         if (slot < 0 || slot >= Slots) continue;
-        const Vec<T> w = broadcast<T>(weight[slot * n + q]);
+        const Vec<E> w = broadcast<E>(weight[slot * n + q]);
         NATTEN_UNROLL
-        for (int v = 0; v < Vectors; ++v) sum[q][v] += w * x[v];
+        for (int v = 0; v < Vectors; ++v) add_product<E>(sum[q][v], w, x[v]);
       }
     }
   }
-  write_sums<T, Queries, Vectors>(a, dim, sum);
+  write_sums<E, Queries, Vectors>(a, dim, sum);
 }
 
 template <int Queries, int Slots>
@@ -151,40 +151,40 @@ NATTEN_KERNEL bool lies(Lie where, const int32_t* offset) {
   return all;
 }
 
-template <class T, int Queries, int Vectors, int Slots>
-NATTEN_KERNEL bool try_small(const SumArgs<T>& a, int dim) {
+template <class E, int Queries, int Vectors, int Slots>
+NATTEN_KERNEL bool try_small(const SumArgs<E>& a, int dim) {
   if (a.slots != Slots) return false;
   if (lies<Queries, Slots>(Lie::kRegular, a.offset))
-    return sum_small<T, Queries, Vectors, Slots, Lie::kRegular>(a, dim), true;
-  if (lies<Queries, Slots>(Lie::kLow, a.offset)) return sum_small<T, Queries, Vectors, Slots, Lie::kLow>(a, dim), true;
+    return sum_small<E, Queries, Vectors, Slots, Lie::kRegular>(a, dim), true;
+  if (lies<Queries, Slots>(Lie::kLow, a.offset)) return sum_small<E, Queries, Vectors, Slots, Lie::kLow>(a, dim), true;
   if (lies<Queries, Slots>(Lie::kHigh, a.offset))
-    return sum_small<T, Queries, Vectors, Slots, Lie::kHigh>(a, dim), true;
+    return sum_small<E, Queries, Vectors, Slots, Lie::kHigh>(a, dim), true;
   return false;
 }
 
-template <class T, int Queries, int Vectors>
-static void sum_group(const SumArgs<T>& a, int dim) {
+template <class E, int Queries, int Vectors>
+static void sum_group(const SumArgs<E>& a, int dim) {
   if constexpr (Queries == sum_queries(Vectors) && Queries > 4) {
-    if (try_small<T, Queries, Vectors, 3>(a, dim) || try_small<T, Queries, Vectors, 5>(a, dim) ||
-        try_small<T, Queries, Vectors, 7>(a, dim))
+    if (try_small<E, Queries, Vectors, 3>(a, dim) || try_small<E, Queries, Vectors, 5>(a, dim) ||
+        try_small<E, Queries, Vectors, 7>(a, dim))
       return;
   }
   bool regular = a.slots >= Queries;  // windows one column apart: the ramps can be unrolled
   for (int q = 1; q < Queries; ++q) regular &= a.offset[q] == a.offset[0] + q;
   if (regular)
-    sum_dims<T, Queries, Vectors, true>(a, dim);
+    sum_dims<E, Queries, Vectors, true>(a, dim);
   else
-    sum_dims<T, Queries, Vectors, false>(a, dim);
+    sum_dims<E, Queries, Vectors, false>(a, dim);
 }
 
-template <class T, int Vectors>
-NATTEN_KERNEL void sum_lanes(SumArgs<T> a, int lanes, int dim) {
+template <class E, int Vectors>
+NATTEN_KERNEL void sum_lanes(SumArgs<E> a, int lanes, int dim) {
   constexpr int most = sum_queries(Vectors);
   int parts = (lanes + most - 1) / most;
   for (int done = 0; parts > 0; --parts) {
     const int count = (lanes - done + parts - 1) / parts;
     const auto run = [&](auto queries) __attribute__((always_inline)) {
-      if constexpr (decltype(queries)::value <= most) sum_group<T, decltype(queries)::value, Vectors>(a, dim);
+      if constexpr (decltype(queries)::value <= most) sum_group<E, decltype(queries)::value, Vectors>(a, dim);
     };
     switch (count) {
       case 1: run(Constant<1>{}); break;
@@ -201,17 +201,17 @@ NATTEN_KERNEL void sum_lanes(SumArgs<T> a, int lanes, int dim) {
   }
 }
 
-template <class T>
-static void weighted_sums(const SumArgs<T>& a, int lanes) {
-  constexpr int n = kLanes<T>;
+template <class E>
+static void weighted_sums(const SumArgs<E>& a, int lanes) {
+  constexpr int n = kLanes<E>;
   for (int dim = 0; dim < a.padded_dim;) {
     const int left = (a.padded_dim - dim) / n;
     const int vectors = left < kSumVectors ? left : kSumVectors;
     switch (vectors) {
-      case 1: sum_lanes<T, 1>(a, lanes, dim); break;
-      case 2: sum_lanes<T, 2>(a, lanes, dim); break;
-      case 3: sum_lanes<T, 3>(a, lanes, dim); break;
-      case 4: sum_lanes<T, 4>(a, lanes, dim); break;
+      case 1: sum_lanes<E, 1>(a, lanes, dim); break;
+      case 2: sum_lanes<E, 2>(a, lanes, dim); break;
+      case 3: sum_lanes<E, 3>(a, lanes, dim); break;
+      case 4: sum_lanes<E, 4>(a, lanes, dim); break;
     }
     dim += vectors * n;
   }

@@ -62,14 +62,11 @@ NATTEN_KERNEL void for_blocks(const Sizes<T>& s, const Chunk& chunk, const Scrat
                               const Tensor* grad, const Touched& touched, Body body) {
   memset(scratch.zeros, 0, static_cast<size_t>(s.slots) * kLanes<T> * sizeof(T));
   const auto drop = [&](const RingRow& row) {
-    if (grad) drop_row<T, S>(s, row, *grad, scratch.grad_rows + row.slot * s.row);
+    if (grad) drop_row<T, S>(s, row, *grad, T(1), scratch.grad_rows);
   };
   const auto pack = [&](const RingRow& row) {
-    const S* memory = row.memory<S>(source);
-    const int64_t stride = source.axis[kX];
-    if (scratch.key_planes)
-      pack_key_planes<T>(s, memory, stride, row.begin, row.end, scratch.key_planes + row.slot * s.plane);
-    if (scratch.key_rows) pack_key_rows<T>(s, memory, stride, row.begin, row.end, scratch.key_rows + row.slot * s.row);
+    if (scratch.key_planes) pack_key_planes<T, S>(s, row, source, scratch.key_planes);
+    if (scratch.key_rows) pack_key_rows<T, S>(s, row, source, scratch.key_rows);
     if (grad) memset(scratch.grad_rows + row.slot * s.row, 0, static_cast<size_t>(s.row) * sizeof(T));
   };
   for_tiles(s.plan, chunk, [&](const Item& tile, const Item* next_tile) {
@@ -89,23 +86,6 @@ NATTEN_KERNEL void sum_rows(const Sizes<T>& s, const Map& map, const Work& w, in
                     s.head_dim, s.padded_dim},
                    w.c.lanes);
   results.write(w.c.lanes, s.head_dim);
-}
-
-// Gradients of the packed rows: adds weights^T . tokens of all query rows of the work.
-template <class T>
-NATTEN_KERNEL void spread_rows(const Sizes<T>& s, const Work& w, const Scratch<T>& scratch) {
-  SpreadArgs<T> a;
-  a.lane_class = &w.c, a.token_step = static_cast<int64_t>(kLanes<T>) * s.padded_dim;
-  a.slots = s.slots, a.padded_dim = s.padded_dim;
-  for (int i = 0; i < w.group.key_rows; ++i) {
-    const KeyRow& key = w.group.keys[i];
-    for (int r = key.first; r < key.end; ++r)
-      a.weight[r - key.first] = scratch.row_weights(s, r) + static_cast<int64_t>(key.window[r]) * s.slots * kLanes<T>;
-    a.rows = key.end - key.first;
-    a.token = scratch.rows + key.first * a.token_step;
-    a.grad = scratch.grad_rows + key.slot * s.row + w.key_column * s.padded_dim;
-    spread<T>(a);
-  }
 }
 
 }  // namespace natten_core::cpu::NATTEN_ISA::two_stage

@@ -40,13 +40,13 @@ void qk_backward(const QkBackwardArgs& args, const Plan& plan, const Chunk& chun
       T* grads = scratch.row_weights(s, r);
       scratch.template pack_queries<S>(s, map, w, r, f.query, scale);
       load_slots<T, S>(s, map, w, r, args.grad_scores, grads);
-      if (bins) add_grad_bias<T>(s, w.group, r, grads, bins);
+      if (bins) add_grad_bias(s, w.group, r, grads, bins);
       sum_rows<T, S>(s, map, w, r, scratch, scale, args.grad_query);
       ahead.portion();
     }
-    spread_rows<T>(s, w, scratch);
+    spread_rows<T>(s, w, scratch.weights, scratch.rows, nullptr, scratch.grad_rows);
   });
-  if (grad_bias) fold_grad_bias<T>(s, chunk, scratch.grad_bias, static_cast<T*>(grad_bias));
+  if (grad_bias) fold_grad_bias(s, chunk, scratch.grad_bias, static_cast<T*>(grad_bias));
 }
 
 template <class T, class S>
@@ -84,7 +84,7 @@ void av_backward(const AvBackwardArgs& args, const Plan& plan, const Chunk& chun
                        store_slots<T, S>(s, map, w, r, weights, args.grad_weights);
                        load_slots<T, S>(s, map, w, r, f.weights, weights);
                      }
-                     spread_rows<T>(s, w, scratch);
+                     spread_rows<T>(s, w, scratch.weights, scratch.rows, nullptr, scratch.grad_rows);
                    });
 }
 

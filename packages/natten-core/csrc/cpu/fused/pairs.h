@@ -1,0 +1,68 @@
+// Products of bf16 by pairs, where the machine multiplies those: of neighbouring dimensions in the scores, of
+// neighbouring key rows in the weighted sums, of neighbouring query rows in their transposes. No pair holds a row that
+// a window does not see, for whatever lies there, a NaN times nothing would be a NaN: where rows are odd in number, the
+// last pair begins one row early and the row that is in two pairs has half its weight in each.
+#pragma once
+
+#include "storage.h"
+
+namespace natten_core::cpu::NATTEN_ISA {
+
+template <class E>
+constexpr bool kPaired = std::is_same_v<E, Pair>;
+
+// Elements of E, one a plane, that a token of so many dimensions fills.
+template <class E>
+constexpr int plane_count(int head_dim) {
+  return kPaired<E> ? (head_dim + 1) / 2 : head_dim;
+}
+
+// Rows of pairs that stand for so many rows.
+constexpr int pair_count(int rows) { return (rows + 1) / 2; }
+
+// The second row of pair i.
+constexpr int pair_end(int i, int rows) { return 2 * i + 1 < rows ? 2 * i + 1 : rows - 1; }
+
+#if defined(__AVX512BF16__)
+
+NATTEN_KERNEL __mmask32 first_halves(int count) {
+  return count >= 32 ? 0xffffffffu : count <= 0 ? 0u : (1u << count) - 1;
+}
+
+// Pairs of dimensions from 2 * pair on; what lies past head_dim is zero.
+NATTEN_KERNEL Vec<Pair> load_pairs(const BFloat16* token, int pair, int head_dim) {
+  return (Vec<Pair>)_mm512_maskz_loadu_epi16(first_halves(head_dim - 2 * pair), token + 2 * pair);
+}
+
+// row[d] = (low[d], high[d]), up to the padded head_dim. A null `high` is zero.
+NATTEN_KERNEL void pack_pair_row(const BFloat16* low, const BFloat16* high, int head_dim, Pair* row) {
+  typedef int16_t Halves __attribute__((vector_size(64)));
+  const Halves index = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                        8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+  for (int d = 0; d < head_dim; d += 32) {
+    const __m512i a = (__m512i)load_pairs(low, d / 2, head_dim);
+    const __m512i b = high ? (__m512i)load_pairs(high, d / 2, head_dim) : __m512i{};
+    store<Pair>(row + d, (Vec<Pair>)_mm512_permutex2var_epi16(a, (__m512i)index, b));
+    if (d + 16 < head_dim) {
+      store<Pair>(row + d + 16, (Vec<Pair>)_mm512_permutex2var_epi16(a, (__m512i)(index + 16), b));
+    }
+  }
+}
+
+// (low, high) of each lane, rounded to the nearest bf16.
+NATTEN_KERNEL Vec<Pair> narrow_pair(Vec<float> low, Vec<float> high) {
+  const Wide a = (Wide)low + 0x8000, b = (Wide)high + 0x8000;
+  return (Vec<Pair>)((a >> 16) | (b & 0xffff0000));
+}
+
+// out[slot][lane] = (low, high), for `slots` vectors, each weight times its factor.
+NATTEN_KERNEL void narrow_rows(const float* low, const float* high, float low_factor, float high_factor, int slots,
+                               Pair* out) {
+  constexpr int n = kLanes<float>;
+  for (int i = 0; i < slots * n; i += n)
+    store<Pair>(out + i, narrow_pair(load<float>(low + i) * low_factor, load<float>(high + i) * high_factor));
+}
+
+#endif
+
+}  // namespace natten_core::cpu::NATTEN_ISA

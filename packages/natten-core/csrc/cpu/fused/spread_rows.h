@@ -1,0 +1,73 @@
+// Gradients of the key rows that a block sees: each by the query rows that see it, one at a time or in pairs.
+#pragma once
+
+#include "context.h"
+#include "spread.h"
+
+namespace natten_core::cpu::NATTEN_ISA {
+
+// Tokens of a block: those of each query row; or, if they are pairs, those of each row and the next one, and then those
+// of each row and nothing.
+template <class E>
+constexpr int kTokenRows = kPaired<E> ? 2 * kScoreRows - 1 : kScoreRows;
+
+// Adds the tokens of query row r to those of the rows before it.
+template <class E, class S>
+NATTEN_KERNEL void pack_tokens(const Sizes<E>& s, const Map& map, const Work& w, int r, const Tensor& t, E* tokens) {
+  const int64_t step = static_cast<int64_t>(kLanes<E>) * s.padded_dim;
+  const S* row = map.row<S>(t, w.group.z, w.group.y + r);
+  for (int lane = 0; lane < w.c.lanes; ++lane, tokens += s.padded_dim) {
+    const int64_t column = s.plan.coordinate[w.column + lane] * t.axis[kX];
+    if constexpr (kPaired<E>) {
+      if (r > 0)
+        pack_pair_row(map.row<S>(t, w.group.z, w.group.y + r - 1) + column, row + column, s.head_dim,
+                      tokens + (r - 1) * step);
+      pack_pair_row(row + column, nullptr, s.head_dim, tokens + (kScoreRows - 1 + r) * step);
+    } else {
+      pack_row<E>(row + column, s.head_dim, E(1), tokens + r * step);
+    }
+  }
+}
+
+// For every key row of the work: grads += weights^T . tokens. `weights`: [query row][window slot][lane]; `grads`: the
+// ring; `pairs`: room for kScoreRows rows of weights.
+template <class E>
+NATTEN_KERNEL void spread_rows(const Sizes<E>& s, const Work& w, const Sum<E>* weights, const E* tokens, E* pairs,
+                               Sum<E>* grads) {
+  const int64_t token_step = static_cast<int64_t>(kLanes<E>) * s.padded_dim;
+  const int64_t row_step = static_cast<int64_t>(s.slots) * kLanes<E>;
+  SpreadArgs<E> a;
+  a.lane_class = &w.c, a.slots = s.slots, a.padded_dim = s.padded_dim;
+  for (int i = 0; i < w.group.key_rows; ++i) {
+    const KeyRow& key = w.group.keys[i];
+    const auto row_weights = [&](int r) { return weights + r * s.window * kLanes<E> + key.window[r] * row_step; };
+    if constexpr (kPaired<E>) {
+      const int rows = key.end - key.first;
+      a.rows = pair_count(rows);
+      for (int j = 0; j < a.rows; ++j) {
+        E* out = pairs + j * row_step;
+        a.weight[j] = out;
+        if (rows == 1) {
+          a.token[j] = tokens + (kScoreRows - 1 + key.first) * token_step;
+          narrow_rows(row_weights(key.first), row_weights(key.first), 1, 0, s.slots, out);
+        } else {
+          const int r = key.first + pair_end(j, rows) - 1;
+          const bool odd = rows % 2 != 0, last = j + 1 == a.rows, before = j + 2 == a.rows;
+          a.token[j] = tokens + r * token_step;
+          narrow_rows(row_weights(r), row_weights(r + 1), odd && last ? 0.5f : 1, odd && before ? 0.5f : 1, s.slots,
+                      out);
+        }
+      }
+    } else {
+      a.rows = key.end - key.first;
+      for (int j = 0; j < a.rows; ++j) {
+        a.weight[j] = row_weights(key.first + j);
+        a.token[j] = tokens + (key.first + j) * token_step;
+      }
+    }
+    a.grad = grads + key.slot * s.row + w.key_column * s.padded_dim;
+    spread<E>(a);
+  }
+}
+
+}  // namespace natten_core::cpu::NATTEN_ISA
