@@ -12,8 +12,10 @@ namespace natten_core::cpu::NATTEN_ISA {
 constexpr int kScoreRows = kRegisters == 32 ? 4 : 3;
 
 // Accumulators, one row of queries and a key must fit the registers; a single row still wants enough independent sums.
+// 4 rows of 7 leave room for a key and three of the queries: to read the fourth again for every slot is better than to
+// read all four and each key row's planes twice.
 constexpr int score_slots_at_once(int rows, Reach kind) {
-  if (kRegisters == 32) return rows == 1 ? 8 : rows == 2 ? 8 : rows == 3 ? 7 : 6;
+  if (kRegisters == 32) return rows <= 2 ? 8 : 7;
   const bool border = kind != Reach::kRegular && kind != Reach::kUniform;  // needs registers of its own
   return rows == 1 ? 8 : rows == 2 ? (border ? 4 : 6) : (border ? 3 : 4);
 }
