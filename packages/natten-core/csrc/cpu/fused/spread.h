@@ -76,7 +76,7 @@ static void spread_columns(const SpreadArgs<E>& a, int u, int dim) {
 
 // Small windows one column apart, with everything but the block's ends known at compile time: each token is read once
 // for all the columns, up to kSmallColumns, that it spreads to. `lane0`: the lane whose window begins at column u.
-constexpr int kSmallColumns = 8;
+constexpr int kSmallColumns = 12;
 constexpr int kSmallVectors = kRegisters == 32 ? 2 : 0;
 
 template <class E, int Slots, int Vectors>
