@@ -100,6 +100,8 @@ PROBLEMS = {
         Problem("3d-16", 1, (16, 16, 16), 4, 32, (5, 5, 5), (1, 1, 1)),
         Problem("width-57", 8, (56, 57), 2, 32, (7, 7), (1, 1)),
         square("head-dim-24", 8, 56, 2, head_dim=24),
+        Problem("bf16", 8, (56, 56), 2, 32, (7, 7), (1, 1), torch.bfloat16),
+        Problem("bf16-d8", 8, (56, 56), 2, 32, (7, 7), (8, 8), torch.bfloat16),
         Problem("fp64", 8, (56, 56), 2, 32, (7, 7), (1, 1), torch.float64),
     )
 }
@@ -112,6 +114,7 @@ TINY = {
         square("tiny-d1", 2, 8, 2, head_dim=8, kernel=3),
         square("tiny-d2", 2, 8, 2, head_dim=8, kernel=3, dilation=2),
         Problem("tiny-1d", 2, (32,), 2, 8, (5,), (1,), torch.float64),
+        Problem("tiny-bf16", 2, (8, 8), 2, 8, (3, 3), (1, 1), torch.bfloat16),
         Problem("tiny-3d", 1, (4, 4, 8), 2, 8, (3, 3, 3), (1, 1, 2)),
     )
 }
