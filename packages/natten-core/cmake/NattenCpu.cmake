@@ -1,5 +1,6 @@
 # The CPU kernels: one translation unit per instruction set, each with its own flags; everything else is baseline code.
 include(CheckCXXCompilerFlag)
+include(CheckCXXSourceCompiles)
 
 if(NOT NATTEN_OPENMP STREQUAL "OFF")
   find_package(OpenMP COMPONENTS CXX)
@@ -53,7 +54,8 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   if(NATTEN_HAS_AVX512)
     natten_add_isa(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512)
     check_cxx_compiler_flag("-mavx512bf16" NATTEN_HAS_AVX512_BF16)
-    if(NATTEN_HAS_AVX512_BF16)
+    check_cxx_source_compiles("int main() { return __builtin_cpu_supports(\"avx512bf16\"); }" NATTEN_ASKS_AVX512_BF16)
+    if(NATTEN_HAS_AVX512_BF16 AND NATTEN_ASKS_AVX512_BF16)
       natten_add_isa(avx512_bf16 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mfma -mprefer-vector-width=512)
     endif()
   endif()
