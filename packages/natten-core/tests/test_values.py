@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import natten_cases
@@ -160,6 +161,26 @@ def test_a_bias_keeps_its_dtype(dtype: torch.dtype, backend: str) -> None:
     (ours,), (theirs,) = (torch.autograd.grad(o.square().sum(), b) for o, b in ((output, bias), (plain, same)))
     assert ours.dtype == dtype
     assert torch.equal(ours, theirs.to(dtype))
+
+
+def test_a_large_bias_does_not_add_to_the_errors(backend: str) -> None:
+    """On average over draws; of one draw the largest error is chance. Dot products that begin with the bias fail."""
+    ours, theirs = Counter[str](), Counter[str]()
+    for draw in range(24):
+        case = Case(f"draw-{draw}", (84,), (13,), batch=1, heads=1, head_dim=32)
+        given = case.tensors(torch.float32, requires_grad=False)
+        tensors = {name: (4 * t if name == "rpb" else t).requires_grad_() for name, t in given.items()}
+        grads = torch.randn(1, 84, 1, 32), torch.randn(1, 84, 1)
+        exact = results(case.oracle, {name: t.detach().double().requires_grad_() for name, t in tensors.items()}, grads)
+
+        def attend(tensors: dict[str, Tensor], case: Case = case) -> tuple[Tensor, Tensor]:
+            return neighborhood_attention(**tensors, **case.settings, return_lse=True, backend=backend)
+
+        for total, function in ((ours, attend), (theirs, case.oracle)):
+            for name, result in results(function, tensors, grads).items():
+                total[name] += natten_cases.relative_error(result, exact[name])
+    for name, error in ours.items():
+        assert error < 1.4 * theirs[name], f"{name}: {error / theirs[name]:.2f} times that of plain torch"
 
 
 def test_large_scores_do_not_overflow(backend: str) -> None:

@@ -273,14 +273,14 @@ static void window_scores(const Sizes<T>& s, const Work& w, const T* query, cons
   constexpr int n = kLanes<T>;
   ScoreArgs<T> a;
   a.query_step = static_cast<int64_t>(s.head_dim) * n, a.key_stride = s.columns;
-  a.init_step = bias ? static_cast<int64_t>(s.slots) * n : 0;
+  a.bias_step = bias ? static_cast<int64_t>(s.slots) * n : 0;
   set_reach<T>(a, w.c);
   a.head_dim = s.head_dim, a.slots = s.slots;
   for (int i = 0; i < w.group.key_rows; ++i) {
     const KeyRow& key = w.group.keys[i];
     a.query = query + key.first * a.query_step;
     a.key = key_planes + key.slot * s.plane + kMargin<T> + w.key_column;
-    a.init = bias ? bias + key.bias : zeros;
+    a.bias = bias ? bias + key.bias : zeros;
     for (int r = key.first; r < key.end; ++r)
       a.scores[r - key.first] = out + (static_cast<int64_t>(r) * s.window + key.window[r] * s.slots) * n;
     scores<T>(a, key.end - key.first, w.c.reach);

@@ -1,5 +1,5 @@
 // Scores: lanes are queries. For up to kScoreRows query rows that share a key row, and a few window slots at a time,
-//   scores[r][slot][lane] = init[r][slot][lane] + sum_d query[r][d][lane] * key[d][column of (lane, slot)]
+//   scores[r][slot][lane] = sum_d query[r][d][lane] * key[d][column of (lane, slot)] + bias[r][slot][lane]
 // The key planes are read once for all query rows. The same product serves dO . V in the backward pass.
 #pragma once
 
@@ -21,9 +21,9 @@ template <class T>
 struct ScoreArgs {
   const T* query;         // [rows][head_dim][lanes]
   const T* key;           // [head_dim][columns], at the block's first key column
-  const T* init;          // [slots][lanes], of the first row; the next row's lies at init - init_step
+  const T* bias;          // [slots][lanes], of the first row; the next row's lies at bias - bias_step
   T* scores[kScoreRows];  // [slots][lanes] of each row
-  int64_t query_step, key_stride, init_step;
+  int64_t query_step, key_stride, bias_step;
   int head_dim, slots;
   // How lanes reach their keys, see Reach.
   IntVec<T> offset;
@@ -59,7 +59,7 @@ NATTEN_KERNEL void score_slots(const ScoreArgs<T>& a, int slot) {
   NATTEN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     NATTEN_UNROLL
-    for (int j = 0; j < Slots; ++j) sum[r][j] = load<T>(a.init - r * a.init_step + (slot + j) * n);
+    for (int j = 0; j < Slots; ++j) sum[r][j] = Vec<T>{};
   }
   const T* key = a.key + slot;
   const T* query = a.query;
@@ -75,10 +75,12 @@ NATTEN_KERNEL void score_slots(const ScoreArgs<T>& a, int slot) {
       for (int r = 0; r < Rows; ++r) sum[r][j] += q[r] * k;
     }
   }
+  // The bias comes last: a sum that began with it would round each of its partial sums at the size of the bias.
   NATTEN_UNROLL
   for (int r = 0; r < Rows; ++r) {
+    const T* bias = a.bias - r * a.bias_step + slot * n;
     NATTEN_UNROLL
-    for (int j = 0; j < Slots; ++j) store<T>(a.scores[r] + (slot + j) * n, sum[r][j]);
+    for (int j = 0; j < Slots; ++j) store<T>(a.scores[r] + (slot + j) * n, sum[r][j] + load<T>(bias + j * n));
   }
 }
 
