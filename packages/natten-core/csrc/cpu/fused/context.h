@@ -271,19 +271,25 @@ template <class T>
 static void window_scores(const Sizes<T>& s, const Work& w, const T* query, const T* key_planes, const T* bias,
                           const T* zeros, T* out, Ahead& ahead) {
   constexpr int n = kLanes<T>;
+  const int64_t bias_step = static_cast<int64_t>(s.slots) * n;
   ScoreArgs<T> a;
   a.query_step = static_cast<int64_t>(s.head_dim) * n, a.key_stride = s.columns;
-  a.bias_step = bias ? static_cast<int64_t>(s.slots) * n : 0;
   set_reach<T>(a, w.c);
-  a.head_dim = s.head_dim, a.slots = s.slots;
+  a.slots = s.slots;
   for (int i = 0; i < w.group.key_rows; ++i) {
     const KeyRow& key = w.group.keys[i];
-    a.query = query + key.first * a.query_step;
-    a.key = key_planes + key.slot * s.plane + kMargin<T> + w.key_column;
-    a.bias = bias ? bias + key.bias : zeros;
-    for (int r = key.first; r < key.end; ++r)
-      a.scores[r - key.first] = out + (static_cast<int64_t>(r) * s.window + key.window[r] * s.slots) * n;
-    scores<T>(a, key.end - key.first, w.c.reach);
+    const int rows = key.end - key.first;
+    const T* const key_plane = key_planes + key.slot * s.plane + kMargin<T> + w.key_column;
+    for (int r = 0; r < rows; ++r) {
+      a.scores[r] = out + (static_cast<int64_t>(r + key.first) * s.window + key.window[r + key.first] * s.slots) * n;
+      a.bias[r] = bias ? bias + key.bias - r * bias_step : zeros;
+    }
+    for (int d = 0; d < s.head_dim; d += kScoreDims) {
+      a.query = query + key.first * a.query_step + d * n, a.key = key_plane + d * a.key_stride;
+      a.head_dim = static_cast<int>(min_of(kScoreDims, s.head_dim - d));
+      scores<T>(a, rows, w.c.reach);
+      for (int r = 0; r < rows; ++r) a.bias[r] = a.scores[r];
+    }
     ahead.portion();
   }
 }

@@ -10,6 +10,10 @@ namespace natten_core::cpu::NATTEN_ISA {
 
 constexpr int kScoreRows = kRegisters == 32 ? 4 : 3;
 
+// A sum is of so many products at most, and the bias comes last: begun with it, every partial sum would be rounded at
+// the size of the bias. What one sum has left is the bias of the next.
+constexpr int kScoreDims = 128;
+
 // Accumulators, one row of queries and a key must fit the registers; a single row still wants enough independent sums.
 constexpr int score_slots_at_once(int rows, Reach kind) {
   if (kRegisters == 32) return rows == 1 ? 8 : rows == 2 ? 8 : rows == 3 ? 7 : 6;
@@ -19,11 +23,12 @@ constexpr int score_slots_at_once(int rows, Reach kind) {
 
 template <class T>
 struct ScoreArgs {
-  const T* query;         // [rows][head_dim][lanes]
-  const T* key;           // [head_dim][columns], at the block's first key column
-  const T* bias;          // [slots][lanes], of the first row; the next row's lies at bias - bias_step
-  T* scores[kScoreRows];  // [slots][lanes] of each row
-  int64_t query_step, key_stride, bias_step;
+  const T* query;  // [rows][head_dim][lanes]
+  const T* key;    // [head_dim][columns], at the block's first key column
+  // Of each row, [slots][lanes]; both may be the same.
+  const T* bias[kScoreRows];
+  T* scores[kScoreRows];
+  int64_t query_step, key_stride;
   int head_dim, slots;
   // How lanes reach their keys, see Reach.
   IntVec<T> offset;
@@ -75,12 +80,13 @@ NATTEN_KERNEL void score_slots(const ScoreArgs<T>& a, int slot) {
       for (int r = 0; r < Rows; ++r) sum[r][j] += q[r] * k;
     }
   }
-  // The bias comes last: a sum that began with it would round each of its partial sums at the size of the bias.
   NATTEN_UNROLL
   for (int r = 0; r < Rows; ++r) {
-    const T* bias = a.bias - r * a.bias_step + slot * n;
     NATTEN_UNROLL
-    for (int j = 0; j < Slots; ++j) store<T>(a.scores[r] + (slot + j) * n, sum[r][j] + load<T>(bias + j * n));
+    for (int j = 0; j < Slots; ++j) {
+      const int64_t at = static_cast<int64_t>(slot + j) * n;
+      store<T>(a.scores[r] + at, sum[r][j] + load<T>(a.bias[r] + at));
+    }
   }
 }
 
