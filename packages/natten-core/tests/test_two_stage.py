@@ -178,9 +178,11 @@ def test_a_compiled_pair(route: str) -> None:
         weights = natten_core.na2d_qk(q, k, 3, scale=0.5, backend=route).softmax(-1)
         return natten_core.na2d_av(weights, v, 3, backend=route)
 
-    q, k, v = torch.randn(3, 1, 6, 7, 2, 8).unbind()
-    graph = torch.compile(attend, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(graph(q, k, v), attend(q, k, v))
+    tensors = [t.requires_grad_() for t in torch.randn(3, 1, 6, 7, 2, 8)]
+    found, wanted = torch.compile(attend, fullgraph=True, backend="aot_eager")(*tensors), attend(*tensors)
+    torch.testing.assert_close(found, wanted)
+    grad = torch.randn_like(wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(output, tensors, grad) for output in (found, wanted)))
 
 
 X = torch.randn(2, 8, 9, 4, 6)
