@@ -26,7 +26,7 @@ PACKAGES = ("natten-core", "dinat-zoo")
 # What depends on the instruction set; how operators are registered and compiled does not.
 NUMERIC_TESTS = [
     f"packages/natten-core/tests/test_{name}.py"
-    for name in ("confinement", "golden", "gradients", "halves", "random", "values", "windows")
+    for name in ("confinement", "golden", "gradients", "halves", "random", "two_stage", "values", "windows")
 ]
 # One of every kind, small enough to train on two cores.
 SMALL_MODELS = ["dinat_pico", "dinat_mini", "dinat_s_tiny", "dinat_isotropic_small", "vitrpb_small"]

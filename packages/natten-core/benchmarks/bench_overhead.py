@@ -52,8 +52,9 @@ def calls() -> dict[str, Callable[[], object]]:
     """Everything that is timed, by name."""
     query, key, value = torch.randn(3, *SHAPE).unbind()
     qkv, grad = torch.randn(*SHAPE[:3], 3, *SHAPE[3:]), torch.randn(SHAPE)
+    weights = torch.rand(*SHAPE[:4], 9)
     leaves = [tensor.clone().requires_grad_() for tensor in (query, key, value)]
-    packed = qkv.clone().requires_grad_()
+    packed, weights_leaf = qkv.clone().requires_grad_(), weights.clone().requires_grad_()
     nothing = operator_that_does_nothing()
     attention = torch.nn.functional.scaled_dot_product_attention
 
@@ -63,23 +64,37 @@ def calls() -> dict[str, Callable[[], object]]:
     def na2d_qkvpacked(tensor: Tensor) -> Any:
         return natten_core.na2d_qkvpacked(tensor, 3, backend="cpu")
 
+    def na2d_qk(*tensors: Tensor) -> Any:
+        return natten_core.na2d_qk(*tensors, 3, backend="cpu")
+
+    def na2d_av(*tensors: Tensor) -> Any:
+        return natten_core.na2d_av(*tensors, 3, backend="cpu")
+
     def operator(*tensors: Tensor) -> Any:
         return _ops.na_forward(*tensors, None, None, None, *SETTINGS)[0]
 
     return {
         "na2d": lambda: na2d(query, key, value),
         "na2d_qkvpacked": lambda: na2d_qkvpacked(qkv),
+        "na2d_qk": lambda: na2d_qk(query, key),
+        "na2d_av": lambda: na2d_av(weights, value),
         "operator": lambda: operator(query, key, value),
         "operator that does nothing": lambda: nothing(query, key, value),
         "kernel alone": kernel(query, key, value),
         "torch's attention": lambda: attention(query, key, value),
         "na2d, recording": lambda: na2d(*leaves),
         "na2d_qkvpacked, recording": lambda: na2d_qkvpacked(packed),
+        "na2d_qk, recording": lambda: na2d_qk(*leaves[:2]),
+        "na2d_av, recording": lambda: na2d_av(weights_leaf, leaves[2]),
         "operator, recording": lambda: operator(*leaves),
         "operator that does nothing, recording": lambda: nothing(*leaves),
         "torch's attention, recording": lambda: attention(*leaves),
         "na2d and backward": lambda: torch.autograd.grad(na2d(*leaves), leaves, grad),
         "na2d_qkvpacked and backward": lambda: torch.autograd.grad(na2d_qkvpacked(packed), packed, grad),
+        "na2d_qk and backward": lambda: torch.autograd.grad(na2d_qk(*leaves[:2]), leaves[:2], weights),
+        "na2d_av and backward": lambda: torch.autograd.grad(
+            na2d_av(weights_leaf, leaves[2]), (weights_leaf, leaves[2]), grad
+        ),
         "operator and backward": lambda: torch.autograd.grad(operator(*leaves), leaves, grad),
         "torch's attention and backward": lambda: torch.autograd.grad(attention(*leaves), leaves, grad),
         **{

@@ -82,15 +82,37 @@ def test_one_compilation_for_every_map() -> None:
     assert graphs == 1
 
 
+def in_two_stages(x: Tensor) -> Tensor:
+    return natten_core.na2d_av(natten_core.na2d_qk(x, x, 3).softmax(-1), x, 3)
+
+
+def merged(x: Tensor) -> Tensor:
+    parts = [na2d(x, x, x, kernel, return_lse=True) for kernel in (3, 5)]
+    return natten_core.merge_attentions(*zip(*parts, strict=True))[0]
+
+
 @pytest.mark.usefixtures("kernels")
-def test_sizes_that_change_are_no_recompile_storm() -> None:
+@pytest.mark.parametrize("recording", [False, True], ids=["", "recording"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        natten_core.NeighborhoodAttention2D(8, 2, 3, dilation=2),
+        natten_core.NeighborhoodAttention2D(8, 2, 3, attn_drop=1.0),
+        lambda x: na2d(x, x, x, 3, stride=2, is_causal=(True, False)),
+        lambda x: na2d_qkvpacked(torch.stack([x, x, x], -3), 3),
+        in_two_stages,
+        merged,
+    ],
+    ids=["module", "dropout", "general", "packed", "two-stages", "merged"],
+)
+def test_sizes_that_change_are_no_recompile_storm(function: Any, recording: bool) -> None:
     """By default a compiler takes sizes for constants until they change: the batch once, the map once."""
-    module = natten_core.NeighborhoodAttention2D(16, 2, 3, dilation=2)
     graphs = CompileCounterWithBackend("eager")
-    graph = torch.compile(module, fullgraph=True, backend=graphs)
+    graph = torch.compile(function, fullgraph=True, backend=graphs)
+    size = (8,) if isinstance(function, torch.nn.Module) else (2, 4)
     for batch, height, width in ((2, 9, 12), (3, 9, 12), (3, 11, 14), (5, 20, 16), (7, 10, 11), (4, 30, 13)):
-        x = torch.randn(batch, height, width, 16)
-        torch.testing.assert_close(graph(x), module(x))
+        x = torch.randn(batch, height, width, *size, requires_grad=recording)
+        torch.testing.assert_close(graph(x), function(x))
     assert graphs.frame_count <= 3
 
 

@@ -9,16 +9,20 @@ from typing import Any
 import pytest
 import torch
 from natten_cases import CASES, Case
+from natten_slots import FIRST, SECOND, part, windowed
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import natten_core
 from natten_core import _direct, _ops, na2d, na2d_av, na2d_qk, na2d_qkvpacked, neighborhood_attention
 
 pytestmark = pytest.mark.usefixtures("kernels")
 
 CASE = Case("direct", (6, 7), (3, 3), dilation=(2, 1))
+QK: dict[int, Any] = {1: natten_core.na1d_qk, 2: natten_core.na2d_qk, 3: natten_core.na3d_qk}
+AV: dict[int, Any] = {1: natten_core.na1d_av, 2: natten_core.na2d_av, 3: natten_core.na3d_av}
 
 
 @pytest.fixture
@@ -53,6 +57,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, rpb: Tensor) -> Any:
     return na2d(q, k, v, **CASE.settings, rpb=rpb, return_lse=True)
 
 
+def stages(case: Case, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """The scores, and the output."""
+    first, second = part(tensors, FIRST), part(tensors, SECOND)
+    scores = QK[case.rank](**first, **windowed(case), backend="cpu")
+    return scores, AV[case.rank](scores.softmax(-1), **second, **windowed(case), backend="cpu")
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("case", CASES[::3], ids=lambda case: case.name)
 def test_same_bits_as_the_operators(case: Case, dtype: torch.dtype) -> None:
@@ -67,26 +78,53 @@ def test_same_bits_as_the_operators(case: Case, dtype: torch.dtype) -> None:
     found = run()
     with always_observed():
         wanted = run()
+    same(found, wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("case", CASES[::3], ids=lambda case: case.name)
+def test_same_bits_as_the_operators_in_two_stages(case: Case, dtype: torch.dtype) -> None:
+    def run() -> list[Tensor]:
+        tensors = case.tensors(dtype)
+        results = stages(case, tensors)
+        grads = torch.autograd.grad(results[1].double().square().sum(), tuple(tensors.values()))
+        with torch.no_grad():
+            again = stages(case, tensors)
+        return [*results, *grads, *again]
+
+    found = run()
+    with always_observed():
+        wanted = run()
+    same(found, wanted)
+
+
+def same(found: list[Tensor], wanted: list[Tensor]) -> None:
     for ours, theirs in zip(found, wanted, strict=True):
         assert (ours.dtype, ours.stride(), ours.requires_grad) == (theirs.dtype, theirs.stride(), theirs.requires_grad)
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_nobody_looks(packed: bool, calls: list[str]) -> None:
+@pytest.mark.parametrize("form", ["separate", "packed", "two stages"])
+def test_nobody_looks(form: str, calls: list[str]) -> None:
     q, k, v, rpb = inputs(requires_grad=True)
-    qkv = torch.stack([q, k, v], -3)
-    output = na2d_qkvpacked(qkv, 3, rpb=rpb) if packed else na2d(q, k, v, 3, rpb=rpb)
-    output.sum().backward()
+
+    def call() -> Tensor:
+        if form == "two stages":
+            return na2d_av(na2d_qk(q, k, 3, rpb=rpb).softmax(-1), v, 3)
+        return na2d_qkvpacked(torch.stack([q, k, v], -3), 3, rpb=rpb) if form == "packed" else na2d(q, k, v, 3, rpb=rpb)
+
+    call().sum().backward()
     with torch.inference_mode():
-        na2d(q, k, v, 3)
+        call()
     assert calls == []
 
 
 def test_derivatives_of_the_gradient_ask_the_operator(calls: list[str]) -> None:
     tensors = inputs(torch.float64, requires_grad=True)
     torch.autograd.grad(attend(*tensors)[0].sum(), tensors, create_graph=True)
-    assert calls == ["na_backward"]
+    weights = na2d_qk(tensors[0], tensors[1], 3, rpb=tensors[3]).softmax(-1)
+    torch.autograd.grad(na2d_av(weights, tensors[2], 3).sum(), tensors, create_graph=True)
+    assert calls == ["na_backward", "av_backward", "qk_backward"]
 
 
 class Functions(TorchFunctionMode):

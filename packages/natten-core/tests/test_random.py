@@ -72,7 +72,7 @@ def runs(draw: Any, plain: bool) -> Run:
         stride = 1 if plain else draw(st.integers(1, kernel))
         axes.append((length, kernel, dilation, stride, not plain and draw(st.booleans())))
     lengths, kernels, dilations, strides, causal = map(tuple, zip(*axes, strict=True))
-    heads_kv, head_dim = draw(st.integers(1, 3)), draw(st.integers(1, 20) | st.sampled_from([32, 33, 64, 67]))
+    heads_kv, head_dim = draw(st.integers(1, 3)), draw(st.integers(1, 20) | st.sampled_from([32, 33, 64, 67, 150]))
     scale = draw(st.none() | st.floats(-2, 2).map(lambda factor: factor * head_dim**-0.5))
     case = Case(
         name=f"random-{draw(st.integers(0, 1 << 20))}",

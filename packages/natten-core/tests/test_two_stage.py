@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from natten_cases import CASES, Case, check_error
+from natten_compare import HALVES
 from natten_slots import FIRST, SECOND, part, scores_written_out, slots, values_written_out, windowed
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
@@ -37,7 +38,7 @@ def compare(function: Any, written_out: Any, tensors: dict[str, Tensor], grad: T
         check_error(name, found, same[name], exact[name])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES], ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_scores_and_gradients(case: Case, dtype: torch.dtype, backend: str) -> None:
     tensors = part(case.tensors(dtype, requires_grad=False), FIRST)
@@ -52,7 +53,7 @@ def test_scores_and_gradients(case: Case, dtype: torch.dtype, backend: str) -> N
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES], ids=lambda dtype: str(dtype)[6:])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_values_and_gradients(case: Case, dtype: torch.dtype, backend: str) -> None:
     tensors = part(case.tensors(dtype, requires_grad=False), SECOND)
@@ -177,9 +178,11 @@ def test_a_compiled_pair(route: str) -> None:
         weights = natten_core.na2d_qk(q, k, 3, scale=0.5, backend=route).softmax(-1)
         return natten_core.na2d_av(weights, v, 3, backend=route)
 
-    q, k, v = torch.randn(3, 1, 6, 7, 2, 8).unbind()
-    graph = torch.compile(attend, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(graph(q, k, v), attend(q, k, v))
+    tensors = [t.requires_grad_() for t in torch.randn(3, 1, 6, 7, 2, 8)]
+    found, wanted = torch.compile(attend, fullgraph=True, backend="aot_eager")(*tensors), attend(*tensors)
+    torch.testing.assert_close(found, wanted)
+    grad = torch.randn_like(wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(output, tensors, grad) for output in (found, wanted)))
 
 
 X = torch.randn(2, 8, 9, 4, 6)

@@ -23,6 +23,7 @@ _GRADS = "Tensor grad_output, Tensor? grad_lse"
 
 _OPERATORS: dict[str, Any] = {}
 _KERNELS: dict[str, dict[str, Any]] = {}
+_GRADIENTS: dict[str, tuple[Any, Any]] = {}
 
 
 def define(name: str, arguments: str, results: int, kernels: dict[str, Any]) -> Any:
@@ -43,6 +44,18 @@ def define(name: str, arguments: str, results: int, kernels: dict[str, Any]) -> 
         _LIBRARY.impl(name, kernel, device.upper())
     _OPERATORS[name] = getattr(torch.ops.natten_core, name).default
     return _OPERATORS[name]
+
+
+def differentiate(name: str, backward: Any, save: Any) -> None:
+    """Gives a forward operator its gradient.
+
+    Args:
+        name: of the operator.
+        backward: as `torch.library.register_autograd` wants it.
+        save: the `setup_context` of it; it sets `ctx.settings`, the arguments after the tensors.
+    """
+    torch.library.register_autograd(f"natten_core::{name}", backward, setup_context=save)
+    _GRADIENTS[name] = backward, save
 
 
 def _define(name: str, arguments: str, results: int) -> Any:
@@ -171,16 +184,14 @@ def _packed_double_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tenso
     return _second_gradients(ctx, "na_qkvpacked_backward", cotangents)
 
 
-torch.library.register_autograd("natten_core::na_forward", _backward, setup_context=_save_forward)
+differentiate("na_forward", _backward, _save_forward)
+differentiate("na_qkvpacked_forward", _packed_backward, _save_forward)
 torch.library.register_autograd("natten_core::na_backward", _double_backward, setup_context=_save_backward)
-torch.library.register_autograd("natten_core::na_qkvpacked_forward", _packed_backward, setup_context=_save_forward)
 torch.library.register_autograd(
     "natten_core::na_qkvpacked_backward", _packed_double_backward, setup_context=_save_backward
 )
 
 # Calls of this package.
-
-_BACKWARD_OF = {"na_forward": "na_backward", "na_qkvpacked_forward": "na_qkvpacked_backward"}
 
 
 def run(name: str, tensors: Sequence[Tensor | None], settings: Sequence[Any]) -> Any:
@@ -197,26 +208,27 @@ def run(name: str, tensors: Sequence[Tensor | None], settings: Sequence[Any]) ->
             kernel = _KERNELS[name].get("cuda" if like.is_cuda else "cpu")
             if kernel is not None:
                 return kernel(*tensors, *settings)
-        elif name in _BACKWARD_OF and _direct.records():
-            return _Attention.apply(name, settings, *tensors)
+        elif name in _GRADIENTS and _direct.records():
+            return _Recorded.apply(name, settings, *tensors)
     is_causal = [int(one) for one in settings[3]]
     return _OPERATORS[name](*tensors, *settings[:3], is_causal, *settings[4:])
 
 
-class _Attention(torch.autograd.Function):
+class _Recorded(torch.autograd.Function):
     """What autograd records of a forward operator, without the operator around it."""
 
     @staticmethod
-    def forward(ctx: Any, name: str, settings: tuple[Any, ...], *tensors: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, name: str, settings: tuple[Any, ...], *tensors: Tensor | None) -> Any:
         ctx.name = name
         kernel = _KERNELS[name]["cuda" if tensors[0].is_cuda else "cpu"]  # type: ignore[union-attr]
-        output: tuple[Tensor, Tensor] = kernel(*tensors, *settings)
-        _save_forward(ctx, (*tensors, *settings), output)
-        return output
+        results = kernel(*tensors, *settings)
+        _GRADIENTS[name][1](ctx, (*tensors, *settings), results)
+        return results
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, None, *_gradients(ctx, _BACKWARD_OF[ctx.name], *grads)
+        of_arguments = _GRADIENTS[ctx.name][0](ctx, *grads)
+        return None, None, *of_arguments[: -len(ctx.settings)]
 
 
 # vmap: the axis of the heads in the tensor arguments and in the results, and which argument is the bias.

@@ -136,8 +136,11 @@ def check_qk(
     rank: int | None,
 ) -> Problem:
     """As `check`, for the first of two stages, which has no values."""
-    settings = (kernel_size, stride, dilation, is_causal, scale)
-    return check(query, key, key, *settings, rpb, additional_keys, additional_keys, rank)
+    settings = (kernel_size, stride, dilation, is_causal, scale, rank)
+    queries, keys = _facts("query", query), _facts("key", key)
+    bias = None if rpb is None else _facts("rpb", rpb)
+    more = None if additional_keys is None else _facts("additional_keys", additional_keys)
+    return _run(_check, _check_once, query, settings, (queries, keys, keys, bias, more, more))
 
 
 def check_av(
@@ -151,32 +154,13 @@ def check_av(
     rank: int | None,
 ) -> Problem:
     """As `check`, for the second of two stages, which has attention weights instead of queries and keys."""
-    weights, values = Facts(*_facts("attn", attn)), Facts(*_facts("value", value))
-    more = None if additional_values is None else _facts("additional_values", additional_values)
-    rank = _check_query("attn", weights, rank, "slots")
-    _check_like("attn", weights, "value", values)
-    shape, like = weights.shape, values.shape
-    if len(like) != len(shape) or like[:-2] != shape[:-2]:
-        wanted = f"{list(shape[:-2])} for its batch and spatial sizes, as attn has"
-        raise ValueError(f"value must have {wanted}, got shape {list(like)}")
-    if like[-1] < 1:
-        raise ValueError(f"value must have a head_dim of at least 1, got shape {list(like)}")
-    if like[-2] < 1 or shape[-2] % like[-2]:
-        raise ValueError(
-            f"attn's {shape[-2]} heads must be a multiple of value's, got {like[-2]} in shape {list(like)}"
-        )
-    window = per_axis("kernel_size", kernel_size, rank)
-    count = 0
-    if more is not None:
-        count = more[0][1] if len(more[0]) == 4 else -1
-        _check_one_additional("attn", weights, "additional_values", Facts(*more), like, count)
-    if shape[-1] != math.prod(window) + count:
-        slots = f"{math.prod(window)} for the window" + (f" and {count} for additional_values" if count else "")
-        raise ValueError(f"attn must have {slots} as its last size, got shape {list(shape)}")
-    one = ((*shape[:-1], like[-1]), weights.dtype, weights.device, True)
-    key = (like, weights.dtype, weights.device, True)
-    settings = (window, stride, dilation, is_causal, 1.0, rank)
-    return _run(_check, _check_once, attn, settings, (one, key, key, None, more, more))
+    settings = (kernel_size, stride, dilation, is_causal, rank)
+    tensors = (
+        _facts("attn", attn),
+        _facts("value", value),
+        None if additional_values is None else _facts("additional_values", additional_values),
+    )
+    return _run(_check_av, _check_av_once, attn, settings, tensors)
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -362,9 +346,46 @@ def _check(
     )
 
 
+def _check_av(
+    kernel_size: Any,
+    stride: Any,
+    dilation: Any,
+    is_causal: Any,
+    rank: int | None,
+    attn: Plain,
+    value: Plain,
+    more: Plain | None,
+) -> Problem:
+    weights, values = Facts(*attn), Facts(*value)
+    rank = _check_query("attn", weights, rank, "slots")
+    _check_like("attn", weights, "value", values)
+    shape, like = weights.shape, values.shape
+    if len(like) != len(shape) or like[:-2] != shape[:-2]:
+        wanted = f"{list(shape[:-2])} for its batch and spatial sizes, as attn has"
+        raise ValueError(f"value must have {wanted}, got shape {list(like)}")
+    if like[-1] < 1:
+        raise ValueError(f"value must have a head_dim of at least 1, got shape {list(like)}")
+    if like[-2] < 1 or shape[-2] % like[-2]:
+        raise ValueError(
+            f"attn's {shape[-2]} heads must be a multiple of value's, got {like[-2]} in shape {list(like)}"
+        )
+    window = per_axis("kernel_size", kernel_size, rank)
+    count = 0
+    if more is not None:
+        count = more[0][1] if len(more[0]) == 4 else -1
+        _check_one_additional("attn", weights, "additional_values", Facts(*more), like, count)
+    if shape[-1] != math.prod(window) + count:
+        slots = f"{math.prod(window)} for the window" + (f" and {count} for additional_values" if count else "")
+        raise ValueError(f"attn must have {slots} as its last size, got shape {list(shape)}")
+    one = ((*shape[:-1], like[-1]), weights.dtype, weights.device, True)
+    key = (like, weights.dtype, weights.device, True)
+    return _check(window, stride, dilation, is_causal, 1.0, rank, one, key, key, None, more, more)
+
+
 # A problem seen before is not checked again. `typed`, because 3 == 3.0 == True + 2.
 _check_packed_once = lru_cache(maxsize=1024, typed=True)(_check_packed)
 _check_once = lru_cache(maxsize=1024, typed=True)(_check)
+_check_av_once = lru_cache(maxsize=1024, typed=True)(_check_av)
 
 
 def _check_query(name: str, query: Facts, rank: int | None, last: str = "head_dim") -> int:

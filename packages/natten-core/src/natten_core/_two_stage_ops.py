@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from natten_core import _problem, _second_order, _vmap
-from natten_core._ops import define
+from natten_core._ops import define, differentiate, run
 from natten_core._select import transformed
 from natten_core.backends import cpu_two_stage, cuda_two_stage, reference_two_stage
 
@@ -68,14 +68,14 @@ def _saver(tensors: int) -> Any:
     return save
 
 
-def _first(backward: Any, stage: Any) -> Any:
+def _first(backward: str, stage: Any) -> Any:
     def gradients(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         inputs, nothing = ctx.saved_tensors, (None,) * len(ctx.settings)
         if grad is None:
             return *(None for _ in inputs), *nothing
         if transformed():
             return *_second_order.gradients(stage(*ctx.settings), inputs, (grad,)), *nothing
-        grads = backward(grad, *inputs, *ctx.settings)
+        grads = run(backward, (grad, *inputs), ctx.settings)
         return *(None if given is None else one for given, one in zip(inputs, grads, strict=True)), *nothing
 
     return gradients
@@ -128,9 +128,9 @@ def _tuples(
     return tuple(kernel_size), tuple(stride), tuple(dilation), tuple(bool(one) for one in is_causal)
 
 
-torch.library.register_autograd("natten_core::qk", _first(qk_backward, _reference_qk), setup_context=_saver(4))
+differentiate("qk", _first("qk_backward", _reference_qk), _saver(4))
+differentiate("av", _first("av_backward", _reference_av), _saver(3))
 torch.library.register_autograd("natten_core::qk_backward", _second(_reference_qk), setup_context=_saver(5))
-torch.library.register_autograd("natten_core::av", _first(av_backward, _reference_av), setup_context=_saver(3))
 torch.library.register_autograd("natten_core::av_backward", _second(_reference_av), setup_context=_saver(4))
 
 _vmap.register(qk, (-2, -2, 0, -2), (-2,), rpb=2, gives_rpb=False)

@@ -203,7 +203,8 @@ def _qk(
     backend: str,
     rank: int,
 ) -> Tensor:
-    query, key, additional_keys = _autocast.cast(query, key, additional_keys)
+    if _autocast.is_on():
+        query, key, additional_keys = _autocast.cast(query, key, additional_keys)
     settings = (kernel_size, stride, dilation, is_causal, scale)
     problem = _problem.check_qk(query, key, *settings, rpb, additional_keys, rank)
     if not has_kernels(problem, backend):
@@ -223,7 +224,8 @@ def _av(
     backend: str,
     rank: int,
 ) -> Tensor:
-    attn, value, additional_values = _autocast.cast(attn, value, additional_values)
+    if _autocast.is_on():
+        attn, value, additional_values = _autocast.cast(attn, value, additional_values)
     problem = _problem.check_av(attn, value, kernel_size, stride, dilation, is_causal, additional_values, rank)
     if not has_kernels(problem, backend):
         return reference_two_stage.av(problem, attn, value, additional_values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 import math
 import unittest
@@ -11,6 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 
+FVCORE = pytest.mark.skipif(importlib.util.find_spec("fvcore") is None, reason="needs fvcore")
 V017 = pytest.mark.parametrize("natten", ["0.17"], indirect=True)
 
 
@@ -203,6 +205,7 @@ MACS.append(((1, 6, 5, 8), (5, 3, 7), (1, 1, 1), (True, False, False)))
 @pytest.mark.parametrize(("shape", "kernel_size", "dilation", "is_causal"), MACS, ids=["1d", "2d", "3d"])
 @pytest.mark.parametrize("biased", [False, True])
 @V017
+@FVCORE
 def test_macs(
     natten: ModuleType,
     shape: tuple[int, ...],
@@ -232,6 +235,7 @@ class TwoStages(torch.nn.Module):
         return found
 
 
+@FVCORE
 @pytest.mark.parametrize(("natten", "additions"), [("0.14", 1), ("0.15", 1), ("0.17", 0)], indirect=["natten"])
 def test_macs_of_two_stages(natten: ModuleType, additions: int) -> None:
     counted = natten.flops.get_flops(TwoStages(natten.functional), torch.randn(1, 2, 6, 7, 8), disable_warnings=True)
@@ -239,6 +243,7 @@ def test_macs_of_two_stages(natten: ModuleType, additions: int) -> None:
 
 
 @V017
+@FVCORE
 def test_macs_of_the_fused_operator(natten: ModuleType) -> None:
     class Fused(torch.nn.Module):
         def forward(self, query: torch.Tensor, more: torch.Tensor) -> torch.Tensor:

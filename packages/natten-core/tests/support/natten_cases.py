@@ -106,6 +106,7 @@ CASES = [
     Case("2d-head-dim-5", (7, 8), (3, 3), head_dim=5, heads=1),
     Case("2d-head-dim-32", (7, 8), (3, 3), head_dim=32),
     Case("2d-head-dim-67", (6, 7), (3, 3), head_dim=67, heads=1),
+    Case("1d-head-dim-300", (13,), (5,), heads=1, head_dim=300),
     Case("2d-many-heads", (6, 7), (3, 3), heads=7, head_dim=3, batch=3),
     Case("2d-scale-zero", (7, 8), (3, 3), scale=0.0),
     Case("2d-scale-negative", (7, 8), (3, 3), scale=-0.7),
@@ -134,6 +135,8 @@ CASES = [
     Case("2d-additional", (7, 8), (3, 3), additional=5),
     Case("2d-additional-none", (7, 8), (3, 3), additional=0),
     Case("2d-additional-many", (7, 8), (3, 3), additional=37, head_dim_v=33),
+    Case("1d-bias-last", (84,), (13,), batch=1, heads=1, head_dim=32),
+    Case("1d-causal-head-dim-300", (13,), (5,), is_causal=(True,), heads=1, head_dim=300, head_dim_v=150),
     Case("1d-bias-alone", (74,), (15,), None, (13,), (True,), 1, 1, 1, 64, 35, 1, scale=7.45e-09),
     Case("2d-additional-grouped", (7, 8), (3, 3), heads=4, heads_kv=2, additional=3, head_dim_v=6),
 ]

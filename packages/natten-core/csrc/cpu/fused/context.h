@@ -278,19 +278,25 @@ template <class E>
 static void window_scores(const Sizes<E>& s, const Work& w, const E* query, const E* key_planes, const Sum<E>* bias,
                           const Sum<E>* zeros, Sum<E>* out, Ahead& ahead) {
   constexpr int n = kLanes<E>;
+  const int64_t bias_step = static_cast<int64_t>(s.slots) * n;
   ScoreArgs<E> a;
   a.query_step = static_cast<int64_t>(s.planes) * n, a.key_stride = s.columns;
-  a.init_step = bias ? static_cast<int64_t>(s.slots) * n : 0;
   set_reach<E>(a, w.c);
-  a.planes = s.planes, a.slots = s.slots;
+  a.slots = s.slots;
   for (int i = 0; i < w.group.key_rows; ++i) {
     const KeyRow& key = w.group.keys[i];
-    a.query = query + key.first * a.query_step;
-    a.key = key_planes + key.slot * s.plane + kMargin<E> + w.key_column;
-    a.init = bias ? bias + key.bias : zeros;
-    for (int r = key.first; r < key.end; ++r)
-      a.scores[r - key.first] = out + (static_cast<int64_t>(r) * s.window + key.window[r] * s.slots) * n;
-    scores<E>(a, key.end - key.first, w.c.reach);
+    const int rows = key.end - key.first;
+    const E* const planes = key_planes + key.slot * s.plane + kMargin<E> + w.key_column;
+    for (int r = 0; r < rows; ++r) {
+      a.scores[r] = out + (static_cast<int64_t>(r + key.first) * s.window + key.window[r + key.first] * s.slots) * n;
+      a.bias[r] = bias ? bias + key.bias - r * bias_step : zeros;
+    }
+    for (int d = 0; d < s.planes; d += kScorePlanes) {
+      a.query = query + key.first * a.query_step + d * n, a.key = planes + d * a.key_stride;
+      a.planes = static_cast<int>(min_of(kScorePlanes, s.planes - d));
+      scores<E>(a, rows, w.c.reach);
+      for (int r = 0; r < rows; ++r) a.bias[r] = a.scores[r];
+    }
     ahead.portion();
   }
 }

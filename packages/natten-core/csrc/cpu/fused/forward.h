@@ -1,4 +1,4 @@
-// Fused forward pass. For each block of queries: scores of the whole window from the bias upward, an exact softmax
+// Fused forward pass. For each block of queries: scores of the whole window with the bias, an exact softmax
 // down the lanes, the weighted sum of values; nothing larger than a block is ever stored.
 #pragma once
 

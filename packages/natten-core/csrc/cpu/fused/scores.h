@@ -1,5 +1,5 @@
 // Scores: lanes are queries. For up to kScoreRows query rows that share a key row, and a few window slots at a time,
-//   scores[r][slot][lane] = init[r][slot][lane] + sum_d query[r][d][lane] * key[d][column of (lane, slot)]
+//   scores[r][slot][lane] = sum_d query[r][d][lane] * key[d][column of (lane, slot)] + bias[r][slot][lane]
 // where d counts planes: dimensions, or pairs of them. The key planes are read once for all query rows. The same
 // product serves dO . V in the backward pass.
 #pragma once
@@ -10,6 +10,10 @@
 namespace natten_core::cpu::NATTEN_ISA {
 
 constexpr int kScoreRows = kRegisters == 32 ? 4 : 3;
+
+// A sum is of so many products at most, and the bias comes last: begun with it, every partial sum would be rounded at
+// the size of the bias. What one sum has left is the bias of the next.
+constexpr int kScorePlanes = 128;
 
 // Accumulators, one row of queries and a key must fit the registers; a single row still wants enough independent sums.
 // 4 rows of 7 leave room for a key and three of the queries: to read the fourth again for every slot is better than to
@@ -22,11 +26,12 @@ constexpr int score_slots_at_once(int rows, Reach kind) {
 
 template <class E>
 struct ScoreArgs {
-  const E* query;              // [rows][planes][lanes]
-  const E* key;                // [planes][columns], at the block's first key column
-  const Sum<E>* init;          // [slots][lanes], of the first row; the next row's lies at init - init_step
-  Sum<E>* scores[kScoreRows];  // [slots][lanes] of each row
-  int64_t query_step, key_stride, init_step;
+  const E* query;  // [rows][planes][lanes]
+  const E* key;    // [planes][columns], at the block's first key column
+  // Of each row, [slots][lanes]; both may be the same.
+  const Sum<E>* bias[kScoreRows];
+  Sum<E>* scores[kScoreRows];
+  int64_t query_step, key_stride;
   int planes, slots;
   // How lanes reach their keys, see Reach.
   IntVec<E> offset;
@@ -62,7 +67,7 @@ NATTEN_KERNEL void score_slots(const ScoreArgs<E>& a, int slot) {
   NATTEN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     NATTEN_UNROLL
-    for (int j = 0; j < Slots; ++j) sum[r][j] = load<Sum<E>>(a.init - r * a.init_step + (slot + j) * n);
+    for (int j = 0; j < Slots; ++j) sum[r][j] = Vec<Sum<E>>{};
   }
   const E* key = a.key + slot;
   const E* query = a.query;
@@ -81,7 +86,10 @@ NATTEN_KERNEL void score_slots(const ScoreArgs<E>& a, int slot) {
   NATTEN_UNROLL
   for (int r = 0; r < Rows; ++r) {
     NATTEN_UNROLL
-    for (int j = 0; j < Slots; ++j) store<Sum<E>>(a.scores[r] + (slot + j) * n, sum[r][j]);
+    for (int j = 0; j < Slots; ++j) {
+      const int64_t at = static_cast<int64_t>(slot + j) * n;
+      store<Sum<E>>(a.scores[r] + at, sum[r][j] + load<Sum<E>>(a.bias[r] + at));
+    }
   }
 }
 

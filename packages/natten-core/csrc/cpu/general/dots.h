@@ -1,5 +1,6 @@
 // Dot products of one or two queries with all keys that they see. Lanes are keys: a few vectors of keys at a time,
-// from the planes of one or several key rows, and one broadcast query element for all of them.
+// from the planes of one or several key rows, and one broadcast query element for all of them. A sum is of kDotDims
+// products at most, and these are added up: a longer one would round more often than plain torch does.
 #pragma once
 
 #include "window.h"
@@ -8,34 +9,41 @@ namespace natten_core::cpu::NATTEN_ISA::general {
 
 // Sums, queries and one vector of keys must fit the registers.
 constexpr int dot_vectors(int queries) { return queries == 1 || kRegisters == 32 ? 8 : 6; }
+constexpr int kDotDims = 128;
 
 template <class T, int Queries, int Vectors>
 static void dot_tile(const T* const (&keys)[8], int64_t stride, int dim, const T* const (&tokens)[2],
                      T* const (&out)[2]) {
   constexpr int n = kLanes<T>;
   const T* key[Vectors];
-  Vec<T> sum[Queries][Vectors];
-  NATTEN_UNROLL
-  for (int v = 0; v < Vectors; ++v) {
-    key[v] = keys[v];
-    NATTEN_UNROLL
-    for (int q = 0; q < Queries; ++q) sum[q][v] = Vec<T>{};
-  }
+  for (int v = 0; v < Vectors; ++v) key[v] = keys[v];
   const T *first = tokens[0], *second = tokens[Queries - 1];
-  for (int64_t d = 0, plane = 0; d < dim; ++d, plane += stride) {
-    const Vec<T> a = broadcast<T>(first[d]), b = broadcast<T>(second[d]);
+  for (int64_t d = 0, plane = 0; d < dim;) {
+    Vec<T> sum[Queries][Vectors];
     NATTEN_UNROLL
     for (int v = 0; v < Vectors; ++v) {
-      Vec<T> k = load<T>(key[v] + plane);
-      if constexpr (Queries > 1) keep<T>(k);
-      sum[0][v] += a * k;
-      if constexpr (Queries > 1) sum[1][v] += b * k;
+      NATTEN_UNROLL
+      for (int q = 0; q < Queries; ++q) sum[q][v] = Vec<T>{};
     }
-  }
-  NATTEN_UNROLL
-  for (int q = 0; q < Queries; ++q) {
+    const bool begun = d > 0;
+    for (const int64_t end = min_of(d + kDotDims, dim); d < end; ++d, plane += stride) {
+      const Vec<T> a = broadcast<T>(first[d]), b = broadcast<T>(second[d]);
+      NATTEN_UNROLL
+      for (int v = 0; v < Vectors; ++v) {
+        Vec<T> k = load<T>(key[v] + plane);
+        if constexpr (Queries > 1) keep<T>(k);
+        sum[0][v] += a * k;
+        if constexpr (Queries > 1) sum[1][v] += b * k;
+      }
+    }
     NATTEN_UNROLL
-    for (int v = 0; v < Vectors; ++v) store<T>(out[q] + v * n, sum[q][v]);
+    for (int q = 0; q < Queries; ++q) {
+      NATTEN_UNROLL
+      for (int v = 0; v < Vectors; ++v) {
+        T* at = out[q] + v * n;
+        store<T>(at, begun ? load<T>(at) + sum[q][v] : sum[q][v]);
+      }
+    }
   }
 }
 

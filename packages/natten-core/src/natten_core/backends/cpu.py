@@ -127,6 +127,7 @@ def na_qkvpacked_backward(
     return grad_qkv.to(qkv.dtype), *more
 
 
+@lru_cache(maxsize=1024)
 def fitted(dtype: torch.dtype, *facts: Any) -> tuple[Any, torch.dtype, torch.dtype]:
     """The problem in C++, the dtype in which its kernels take tensors, and that in which they compute.
 

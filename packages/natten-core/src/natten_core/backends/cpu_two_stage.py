@@ -21,7 +21,7 @@ def qk(query: Tensor, key: Tensor, rpb: Tensor | None, additional_keys: Tensor |
     call = _Scores(query, key, rpb, additional_keys, settings)
     scores = query.new_empty(shape, dtype=call.dtype)
     kernels().cpu_qk(call.problem, threads(), *call.spans, span(scores))
-    return scores.to(query.dtype)
+    return scores if call.dtype is query.dtype else scores.to(query.dtype)
 
 
 def qk_backward(
@@ -48,7 +48,7 @@ def av(attn: Tensor, value: Tensor, additional_values: Tensor | None, *settings:
     call = _Weights(attn, value, additional_values, settings)
     output = attn.new_empty(shape, dtype=call.dtype)
     kernels().cpu_av(call.problem, threads(), *call.spans, span(output))
-    return output.to(attn.dtype)
+    return output if call.dtype is attn.dtype else output.to(attn.dtype)
 
 
 def av_backward(
@@ -84,7 +84,7 @@ class _Scores(_Call):
         more = shape(additional_keys)
         super().__init__(query.dtype, (query.shape, key.shape, key.shape, shape(rpb), more, more), hashable(settings))
         tensors = readable((query, key, additional_keys), self.dtype)
-        if rpb is not None:
+        if rpb is not None and (rpb.dtype is not self.compute or not rpb.is_contiguous()):
             rpb = rpb.to(self.compute).contiguous()
         self.kept = (*tensors, rpb)
         self.spans = (span(tensors[0]), span(tensors[1]), address(rpb), span(tensors[2]))
