@@ -114,7 +114,6 @@ TINY = {
         square("tiny-d1", 2, 8, 2, head_dim=8, kernel=3),
         square("tiny-d2", 2, 8, 2, head_dim=8, kernel=3, dilation=2),
         Problem("tiny-1d", 2, (32,), 2, 8, (5,), (1,), torch.float64),
-        Problem("tiny-bf16", 2, (8, 8), 2, 8, (3, 3), (1, 1), torch.bfloat16),
         Problem("tiny-3d", 1, (4, 4, 8), 2, 8, (3, 3, 3), (1, 1, 2)),
     )
 }
