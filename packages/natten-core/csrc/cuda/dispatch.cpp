@@ -163,6 +163,7 @@ void backward(const BackwardArgs& args, int device, void* stream, const std::fun
     switch (family) {
       case Family::kDense: return dense::backward(args, workspace(dense::backward_workspace(args)), launch);
       case Family::kBand: return band::backward(args, workspace(band::backward_workspace(args)), launch);
+      case Family::kBox: return box::backward(args, workspace(box::backward_workspace(args)), launch);
       case Family::kSimt: return simt::backward(args, workspace(simt::backward_workspace(args)), launch);
       default: throw std::logic_error("a family without kernels was chosen");
     }

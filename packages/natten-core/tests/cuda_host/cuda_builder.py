@@ -32,6 +32,8 @@ COMPILER = os.environ.get("CXX") or "g++"
 FLAGS = ["-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-pthread", "-fvisibility=hidden"]
 FLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 PARALLEL = 2
+# Kernels of other families that a family starts.
+_BORROWED = {"box": ("band/backward_reduce.cu",)}
 
 
 def unavailable() -> str:
@@ -112,6 +114,7 @@ def warnings(name: str) -> str:
 def _sources(family: str) -> list[Path]:
     folder = CSRC / "cuda" / family
     kernels = sorted(folder.glob("*.cu"))
+    kernels += [CSRC / "cuda" / path for path in _BORROWED.get(family, ()) if kernels]
     return [*kernels, *sorted(folder.glob("*.cpp"))] if (folder / f"{family}.h").is_file() and kernels else []
 
 

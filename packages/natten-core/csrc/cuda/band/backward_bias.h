@@ -18,11 +18,12 @@ struct BiasSums {
   int lane, width;  // relative columns
   int shift;  // the first key column's relative column for the first query column, negated
 
-  // For a tile of queries at column x whose keys begin at column key_x. The bins become 0.
-  DEV_FN void set(uint32_t shared, const Map& map, int lane_, int x, int key_x) {
-    scratch = shared, bins = shared + kScratch * 4;
-    lane = lane_, width = 2 * map.kernel_x - 1, shift = x - key_x - (map.kernel_x - 1);
-    for (int e = lane; e < (2 * map.kernel_y - 1) * width; e += 32) dev::sts(bins + uint32_t(e * 4), 0.f);
+  // For a tile of queries at column x whose keys begin at column key_x, and `rows` relative rows. The bins, the warp's
+  // own as the scratch area is, become 0.
+  DEV_FN void set(uint32_t scratch_, uint32_t bins_, int rows, int kernel_x, int lane_, int x, int key_x) {
+    scratch = scratch_, bins = bins_, lane = lane_;
+    width = 2 * kernel_x - 1, shift = x - key_x - (kernel_x - 1);
+    for (int e = lane; e < rows * width; e += 32) dev::sts(bins + uint32_t(e * 4), 0.f);
     dev::syncwarp();
   }
 

@@ -211,7 +211,9 @@ query_pass(const QueryPassParams<T> p) {
   tile.has_grad = p.grad_rpb != nullptr;
   const uint32_t all_sums = tables + uint32_t(p.cut.tables) * one_table;
   const uint32_t one_sums = uint32_t(sums_bytes(map.kernel_y, map.kernel_x));
-  if (tile.has_grad) tile.sums.set(all_sums + uint32_t(warp) * one_sums, map, lane, x, key_x);
+  const uint32_t own_sums = all_sums + uint32_t(warp) * one_sums;
+  if (tile.has_grad)
+    tile.sums.set(own_sums, own_sums + kScratch * 4, 2 * map.kernel_y - 1, map.kernel_x, lane, x, key_x);
   tile.relation = start_y(map, part.y) - part.y + map.kernel_y - 1;
 
   // A column beyond the map reads the last one.
@@ -258,10 +260,7 @@ query_pass(const QueryPassParams<T> p) {
       typename QueryTile<T, Shape, D>::Queries q{{f.query[0], f.query[1]}, {f.grad[0], f.grad[1]}, {}, {}};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        // The lanes of a quad find all products with 8 outputs; that with the query's own is in one of them.
-        float products[4] = {};
-        multiply_rows<T, D>(products, q.grad, f.output[h]);
-        const float delta = dev::shfl(lane & 4 ? products[2 * h + 1] : products[2 * h], (lane & 28) | (lane >> 3));
+        const float delta = own_product<T, D>(q.grad, f.output[h], h, lane);
         q.delta[2 * h] = dev::shfl(number, (lane & 28) | 2 | h) - delta;
         q.delta[2 * h + 1] = distinct(q.delta[2 * h]);
         q.lse[h] = dev::shfl(number, (lane & 28) | h) * -kLog2e;

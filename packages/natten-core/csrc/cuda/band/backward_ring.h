@@ -41,6 +41,15 @@ DEV_FN void multiply_rows_from(float (&sum)[4], const float (&start)[4], const R
   for (int s = 1; s < D / 16; ++s) dev::mma<T>(sum, rows.step[s], key.word[2 * s], key.word[2 * s + 1]);
 }
 
+// The product of each of the rows of half `h` with the row of another tensor that its lanes hold. The lanes of a quad find
+// those with the rows of all 8; that with its own is in one of them.
+template <class T, int D>
+DEV_FN float own_product(const RowPair<D>& rows, const RowWords<D>& other, int h, int lane) {
+  float products[4] = {};
+  multiply_rows<T, D>(products, rows, other);
+  return dev::shfl(lane & 4 ? products[2 * h + 1] : products[2 * h], (lane & 28) | (lane >> 3));
+}
+
 // A copy that the compiler takes for another value: else it makes an accumulator's start anew from one register each
 // time.
 DEV_FN float distinct(float x) {
