@@ -27,11 +27,13 @@ struct BiasSums {
     dev::syncwarp();
   }
 
+  DEV_FN void write(uint32_t to, int tile, float first, float second) const {
+    dev::sts(to + uint32_t(((lane >> 2) * kScratchColumns + tile * 8 + (lane & 3) * 2) * 4),
+             dev::vec<float, 2>{{first, second}});
+  }
   DEV_FN void write(uint32_t to, const float (&value)[kTiles][2]) const {
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t)
-      dev::sts(to + uint32_t(((lane >> 2) * kScratchColumns + t * 8 + (lane & 3) * 2) * 4),
-               dev::vec<float, 2>{{value[t][0], value[t][1]}});
+    for (int t = 0; t < kTiles; ++t) write(to, t, value[t][0], value[t][1]);
   }
   DEV_FN void gather(uint32_t from, int relative_column, int relative_row) const {
     dev::syncwarp();
@@ -48,6 +50,10 @@ struct BiasSums {
     }
     dev::syncwarp();
   }
+
+  // Adds a row of sums: tile by tile, then all at once where it is to be kept.
+  DEV_FN void put(int tile, float first, float second) const { write(scratch, tile, first, second); }
+  DEV_FN void add_put(int relative_row) const { gather(scratch, lane, relative_row); }
 
   DEV_FN void add(int relative_row, const float (&value)[kTiles][2]) const {
     write(scratch, value);

@@ -137,10 +137,10 @@ struct KeyTile {
 #pragma unroll
       for (int d = 0; d < D / 16; ++d) {
         uint32_t query[4], output[4];
-        dev::ldmatrix_x4_trans(output, ring.second + at + (query_offset ^ uint32_t(d << 5)));
+        dev::ldmatrix_x4_trans(output, ring.second + at + matrix_offset(query_offset, d));
         dev::mma<T>(sums.value[2 * d], w, output[0], output[1]);
         dev::mma<T>(sums.value[2 * d + 1], w, output[2], output[3]);
-        dev::ldmatrix_x4_trans(query, ring.first + at + (query_offset ^ uint32_t(d << 5)));
+        dev::ldmatrix_x4_trans(query, ring.first + at + matrix_offset(query_offset, d));
         dev::mma<T>(sums.key[2 * d], g, query[0], query[1]);
         dev::mma<T>(sums.key[2 * d + 1], g, query[2], query[3]);
       }

@@ -106,7 +106,7 @@ struct QueryTile {
 #pragma unroll
       for (int d = 0; d < D / 16; ++d) {
         uint32_t key[4];
-        dev::ldmatrix_x4_trans(key, ring.first + at + (key_offset ^ uint32_t(d << 5)));
+        dev::ldmatrix_x4_trans(key, ring.first + at + matrix_offset(key_offset, d));
         dev::mma<T>(grad_query[2 * d], factor, key[0], key[1]);
         dev::mma<T>(grad_query[2 * d + 1], factor, key[2], key[3]);
       }

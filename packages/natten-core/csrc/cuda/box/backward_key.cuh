@@ -16,8 +16,7 @@ namespace natten_core::cuda::box {
 
 template <class T, class S, class R, int D>
 struct KeyTile {
-  static constexpr int kTiles = S::kTiles, kAtOnce = kTiles % 2 ? 2 : 1;  // products over queries take pairs of n-tiles
-  static constexpr int kAll = kAtOnce * kTiles, kStep = 16 * D;           // bytes of 8 columns
+  static constexpr int kTiles = S::kTiles, kStep = 16 * D;  // bytes of 8 columns
   using Sums = band::KeySums<R, D>;
 
   struct Keys {
@@ -29,55 +28,49 @@ struct KeyTile {
   };
 
   band::RowOffsets<D> query_offsets;  // in a row, of the lane's query of the first n-tile
-  uint32_t query_offset;  // likewise, of its address for ldmatrix
+  uint32_t pair_offset, single_offset;  // likewise, of its address for ldmatrix of two n-tiles, and of one
   BiasColumns<kTiles> columns;
   uint32_t hidden;  // the row of biases that are all -inf
   int bias_row_bytes;
   uint32_t delta;  // bytes from a row's log-sum-exps to its deltas
   float scale_log2;
 
-  // Query rows that the stage has at `row`. Each has the biases of the upper keys at `upper`, of the lower at `lower`.
-  DEV_FN void take(Sums& sums, const Keys& k, const Row (&row)[kAtOnce], const uint32_t (&upper)[kAtOnce],
-                   const uint32_t (&lower)[kAtOnce]) const {
-    float weight[kAll][4], grad[kAll][4];
+  // The query row that the stage has at `row`; the biases of the upper keys are at `upper`, of the lower at `lower`.
+  DEV_FN void take(Sums& sums, const Keys& k, const Row& row, uint32_t upper, uint32_t lower) const {
 #pragma unroll
-    for (int a = 0; a < kAtOnce; ++a)
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        const auto above = dev::lds<dev::vec<float, 2>>(upper[a] + columns.offset[t]);
-        const auto below = dev::lds<dev::vec<float, 2>>(lower[a] + columns.offset[t]);
-        float score[4];
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-          score[i] = above[1 - i] + columns.mask[t][i], score[2 + i] = below[1 - i] + columns.mask[t][i];
-        const auto query = band::load_shared_row<D>(row[a].query + uint32_t(t * kStep), query_offsets);
-        band::multiply_rows<T, D>(score, k.key, query);
-        const auto lse = dev::lds<dev::vec<float, 2>>(row[a].statistics + uint32_t(t * 32));
-        float (&w)[4] = weight[a * kTiles + t];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) w[i] = dev::ex2(dev::fma(score[i], scale_log2, lse[i & 1]));
-        if constexpr (R::kKey) {
-          float (&g)[4] = grad[a * kTiles + t];
-          const auto deltas = dev::lds<dev::vec<float, 2>>(row[a].statistics + uint32_t(t * 32) + delta);
-          g[0] = g[2] = deltas[0], g[1] = g[3] = deltas[1];
-          const auto output = band::load_shared_row<D>(row[a].output + uint32_t(t * kStep), query_offsets);
-          band::multiply_rows<T, D>(g, k.value, output);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) g[i] *= w[i];
-        }
+    for (int t = 0; t < kTiles; t += 2) {  // products over queries take two n-tiles
+      float weight[2][4], grad[2][4];
+      weigh(weight[0], grad[0], k, row, t, upper, lower);
+      const uint32_t query = row.query + uint32_t(t * kStep), output = row.output + uint32_t(t * kStep);
+      if (t + 1 == kTiles) {
+        if constexpr (R::kValue) band::add_product<T, D>(sums.value, band::Factor<T>(weight[0]), output, single_offset);
+        if constexpr (R::kKey) band::add_product<T, D>(sums.key, band::Factor<T>(grad[0]), query, single_offset);
+      } else {
+        weigh(weight[1], grad[1], k, row, t + 1, upper, lower);
+        if constexpr (R::kValue)
+          band::add_product<T, D>(sums.value, band::Factor<T>(weight[0], weight[1]), output, pair_offset);
+        if constexpr (R::kKey) band::add_product<T, D>(sums.key, band::Factor<T>(grad[0], grad[1]), query, pair_offset);
       }
+    }
+  }
 
-    const bool odd = threadIdx.x & 8;  // the lane addresses queries of a pair's second n-tile
+ private:
+  // Weights and score gradients of the n-tile t.
+  DEV_FN void weigh(float (&weight)[4], float (&grad)[4], const Keys& k, const Row& row, int t, uint32_t upper,
+                    uint32_t lower) const {
+    float score[4];
+    columns.of_queries(score, upper, t), columns.of_queries(score + 2, lower, t);
+    band::multiply_rows<T, D>(score, k.key, band::load_shared_row<D>(row.query + uint32_t(t * kStep), query_offsets));
+    const auto lse = dev::lds<dev::vec<float, 2>>(row.statistics + uint32_t(t * 32));
 #pragma unroll
-    for (int n = 0; n < kAll; n += 2) {
-      const Row& first = row[n / kTiles];
-      uint32_t query = first.query + uint32_t(n % kTiles * kStep), output = first.output + uint32_t(n % kTiles * kStep);
-      if (kTiles % 2 && odd) {
-        const Row& second = row[(n + 1) / kTiles];
-        const uint32_t in_row = uint32_t((n + 1) % kTiles * kStep - kStep);
-        query = second.query + in_row, output = second.output + in_row;
-      }
-      sums.template add<T>(weight + n, grad + n, query, output, query_offset);
+    for (int i = 0; i < 4; ++i) weight[i] = dev::ex2(dev::fma(score[i], scale_log2, lse[i & 1]));
+    if constexpr (R::kKey) {
+      const auto deltas = dev::lds<dev::vec<float, 2>>(row.statistics + uint32_t(t * 32) + delta);
+      grad[0] = grad[2] = deltas[0], grad[1] = grad[3] = deltas[1];
+      const auto output = band::load_shared_row<D>(row.output + uint32_t(t * kStep), query_offsets);
+      band::multiply_rows<T, D>(grad, k.value, output);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) grad[i] *= weight[i];
     }
   }
 };
@@ -125,7 +118,7 @@ key_pass(const KeyPassParams<T> p) {
   const Tiles tiles(p.cut, part);
   const Stages<T, D> stages{shared, p.cut.stage_rows, p.cut.stage_columns};
   const band::Signals signals{stages.statistics(kStages, 0)};
-  const uint32_t table = signals.base + band::kSignalBytes;
+  const uint32_t table = signals.base + band::kSignalBytes + kBiasMargin * 8;
   const int kernel_y = map.kernel[kY], relative_rows = 2 * kernel_y - 1;
   if (threadIdx.x == 0) signals.start(tiles.warps());
   const auto fill = [&](int head, int threads) {
@@ -149,13 +142,12 @@ key_pass(const KeyPassParams<T> p) {
   using Own = KeyTile<T, S, R, D>;
   const Own tile{band::RowOffsets<D>(column + group, quad_lane),
                  band::shared_offset<D>(column + (lane & 15), lane >> 4),
+                 band::shared_offset<D>(column + (lane & 7), lane >> 4),
                  BiasColumns<S::kTiles>::of_key(map, at.x + group, query_x + quad_lane * 2),
                  table,
                  bias_row_bytes(map.kernel[kX]),
                  uint32_t(stages.columns * 4),
                  p.scale * band::kLog2e};
-  const Steps key_steps(p.key, p.cut), value_steps(p.value, p.cut);
-  const Steps grad_key_steps(p.grad_key, p.cut), grad_value_steps(p.grad_value, p.cut);
 
   int step = 0;
   for (int unit = part.unit; unit < part.unit_end; ++unit) {
@@ -163,11 +155,9 @@ key_pass(const KeyPassParams<T> p) {
     band::RowWords<D> keys[2], values[2] = {};
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const auto row = [&](const auto& view, const Steps& steps) {
-        return plane_of(view, p.cut, part, sample, key_z, key_head) + steps.at(part, at.row[h], at.column);
-      };
-      keys[h] = band::load_row<D>(row(p.key, key_steps), p.head_dim, quad_lane, at.present[h]);
-      if (R::kKey) values[h] = band::load_row<D>(row(p.value, value_steps), p.head_dim, quad_lane, at.present[h]);
+      const auto row = [&](const auto& view) { return at.of(view, p.cut, part, sample, key_z, key_head, h); };
+      keys[h] = band::load_row<D>(row(p.key), p.head_dim, quad_lane, at.present[h]);
+      if (R::kKey) values[h] = band::load_row<D>(row(p.value), p.head_dim, quad_lane, at.present[h]);
     }
     const typename Own::Keys k{{keys[0], keys[1]}, {values[0], values[1]}};
     typename Own::Sums sums;
@@ -182,22 +172,14 @@ key_pass(const KeyPassParams<T> p) {
         const int relative = (key_z - z + map.kernel[kZ] - 1) * relative_rows + at.y + kernel_y - 1;
         signals.wait_loaded(step);
 #pragma unroll 1
-        for (int row = begin; row < end; row += Own::kAtOnce) {
-          typename Own::Row place[Own::kAtOnce];
-          uint32_t upper[Own::kAtOnce], lower[Own::kAtOnce];
-#pragma unroll
-          for (int a = 0; a < Own::kAtOnce; ++a) {
-            const bool there = row + a < end;
-            const int r = there ? row + a : row, window = start(map, kY, r);  // else any row will do
-            const uint32_t in_stage = uint32_t(r - first_row) * stages.row_bytes() + stages.first(step % kStages);
-            place[a] = {in_stage, in_stage + stages.half(),
-                        stages.statistics(step % kStages, r - first_row) + uint32_t((column + quad_lane * 2) * 4)};
-            const uint32_t biases = table + uint32_t((1 + relative - r) * tile.bias_row_bytes);
-            const auto seen = [&](int y) { return there && y >= window && y < window + kernel_y; };
-            upper[a] = seen(at.y) ? biases : tile.hidden;
-            lower[a] = seen(at.y + 1) ? biases + uint32_t(tile.bias_row_bytes) : tile.hidden;
-          }
-          tile.take(sums, k, place, upper, lower);
+        for (int row = begin; row < end; ++row) {
+          const int window = start(map, kY, row), in_stage = row - first_row;
+          const uint32_t query = stages.first(step % kStages) + uint32_t(in_stage) * stages.row_bytes();
+          const uint32_t numbers = stages.statistics(step % kStages, in_stage) + uint32_t((column + quad_lane * 2) * 4);
+          const uint32_t biases = table + uint32_t((1 + relative - row) * tile.bias_row_bytes);
+          const auto seen = [&](int y) { return y >= window && y < window + kernel_y; };
+          tile.take(sums, k, {query, query + stages.half(), numbers}, seen(at.y) ? biases : tile.hidden,
+                    seen(at.y + 1) ? biases + uint32_t(tile.bias_row_bytes) : tile.hidden);
         }
         signals.set_done(step, lane);
       }
@@ -205,11 +187,9 @@ key_pass(const KeyPassParams<T> p) {
 
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const auto row = [&](const auto& view, const Steps& steps) {
-        return plane_of(view, p.cut, part, sample, key_z, key_head) + steps.at(part, at.row[h], at.column);
-      };
-      sums.template store<T>(h, p.scale, at.present[h], row(p.grad_key, grad_key_steps),
-                             row(p.grad_value, grad_value_steps), p.head_dim, quad_lane);
+      const auto row = [&](const auto& view) { return at.of(view, p.cut, part, sample, key_z, key_head, h); };
+      sums.template store<T>(h, p.scale, at.present[h], row(p.grad_key),
+                             row(p.grad_value), p.head_dim, quad_lane);
     }
   }
 }

@@ -73,10 +73,10 @@ inline KeyPlan plan_key_pass(const Problem& problem, const Launch& launch) {
     return most;
   };
   const int64_t tile_rows = kernel_y + 1;
-  const Needs needs{padded(problem.head_dim) * 4 + 8, 0, tile_rows, tiles * 120};
+  const Needs needs{tiles, padded(problem.head_dim) * 4 + 8, 0, tile_rows, 120};
   static_cast<Plan&>(plan) = plan_boxes(problem, problem.heads_kv, launch, needs, min_of(origin[0], origin[1]), rows,
                                         columns);
-  plan.tiles = tiles, plan.origin[0] = origin[0], plan.origin[1] = origin[1];
+  plan.origin[0] = origin[0], plan.origin[1] = origin[1];
   return plan;
 }
 

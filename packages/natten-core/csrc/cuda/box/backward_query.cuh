@@ -16,11 +16,10 @@ namespace natten_core::cuda::box {
 // What a lane knows of its warp's tile.
 template <class T, class S, int D>
 struct QueryTile {
-  static constexpr int kTiles = S::kTiles, kAtOnce = kTiles % 2 ? 2 : 1;  // products over keys take pairs of n-tiles
-  static constexpr int kAll = kAtOnce * kTiles, kStep = 16 * D;           // bytes of 8 columns
+  static constexpr int kTiles = S::kTiles, kStep = 16 * D;  // bytes of 8 columns
 
   band::RowOffsets<D> key_offsets;  // in a row of the stage, of the lane's key of the first n-tile
-  uint32_t key_offset;  // likewise, of its address for ldmatrix
+  uint32_t pair_offset, single_offset;  // likewise, of its address for ldmatrix of two n-tiles, and of one
   BiasColumns<kTiles> columns;
   uint32_t hidden;  // the row of biases that are all -inf
   int bias_row_bytes, kernel_y;
@@ -39,64 +38,42 @@ struct QueryTile {
     float grad[kTiles][2] = {};  // bias gradients of the upper queries in the previous key row
   };
 
-  // Key rows j ... of the tile; the stage has the first at `keys` and `values`, the table of biases at `biases`, the sums
-  // of bias gradients at `relative_row` for the upper queries.
+  // Key row `row` of the tile, which the stage has at `keys` and `values`; its biases, and the sums of their gradients,
+  // are at `biases` and `relative_row` for the upper queries.
   DEV_FN void take(float (&grad_query)[D / 8][4], Previous& previous, const Queries& q, uint32_t keys, uint32_t values,
-                   uint32_t row_bytes, int j, uint32_t biases, int relative_row) const {
-    float grad[kAll][4];
+                   int row, uint32_t biases, int relative_row) const {
+    const uint32_t upper = row < kernel_y ? biases : hidden;
+    const uint32_t lower = row >= shift && row < kernel_y + shift ? biases - uint32_t(bias_row_bytes) : hidden;
 #pragma unroll
-    for (int a = 0; a < kAtOnce; ++a) {
-      const int row = j + a;
-      const uint32_t at = biases + uint32_t(a * bias_row_bytes);
-      const uint32_t for_upper = row < kernel_y ? at : hidden;
-      const uint32_t for_lower = row >= shift && row < kernel_y + shift ? at - uint32_t(bias_row_bytes) : hidden;
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        const auto above = dev::lds<dev::vec<float, 2>>(for_upper + columns.offset[t]);
-        const auto below = dev::lds<dev::vec<float, 2>>(for_lower + columns.offset[t]);
-        float score[4];
-#pragma unroll
-        for (int i = 0; i < 2; ++i)
-          score[i] = above[i] + columns.mask[t][i], score[2 + i] = below[i] + columns.mask[t][i];
-        const uint32_t in_row = uint32_t(a) * row_bytes + uint32_t(t * kStep);
-        band::multiply_rows<T, D>(score, q.query, band::load_shared_row<D>(keys + in_row, key_offsets));
-        float (&g)[4] = grad[a * kTiles + t];
-        band::multiply_rows_from<T, D>(g, q.delta, q.grad, band::load_shared_row<D>(values + in_row, key_offsets));
-#pragma unroll
-        for (int i = 0; i < 4; ++i) g[i] *= dev::ex2(dev::fma(score[i], scale_log2, q.lse[i >> 1]));
-      }
-      if (has_grad) add_bias(grad + a * kTiles, row, relative_row + a, previous);
-    }
-
-    const bool odd = threadIdx.x & 8;  // the lane addresses keys of the pair's second n-tile
-#pragma unroll
-    for (int n = 0; n < kAll; n += 2) {
-      const uint32_t factor[4] = {dev::pack<T>(grad[n][0], grad[n][1]), dev::pack<T>(grad[n][2], grad[n][3]),
-                                  dev::pack<T>(grad[n + 1][0], grad[n + 1][1]),
-                                  dev::pack<T>(grad[n + 1][2], grad[n + 1][3])};
-      uint32_t at = keys + uint32_t(n / kTiles) * row_bytes + uint32_t(n % kTiles * kStep);
-      if (kTiles % 2 && odd)
-        at = keys + uint32_t((n + 1) / kTiles) * row_bytes + uint32_t((n + 1) % kTiles * kStep - kStep);
-#pragma unroll
-      for (int d = 0; d < D / 16; ++d) {
-        uint32_t key[4];
-        dev::ldmatrix_x4_trans(key, at + (key_offset ^ uint32_t(d << 5)));
-        dev::mma<T>(grad_query[2 * d], factor, key[0], key[1]);
-        dev::mma<T>(grad_query[2 * d + 1], factor, key[2], key[3]);
+    for (int t = 0; t < kTiles; t += 2) {  // products over keys take two n-tiles
+      const uint32_t key = keys + uint32_t(t * kStep), value = values + uint32_t(t * kStep);
+      float first[4], second[4];
+      differentiate(first, q, key, value, t, upper, lower, previous);
+      if (t + 1 == kTiles) {
+        band::add_product<T, D>(grad_query, band::Factor<T>(first), key, single_offset);
+      } else {
+        differentiate(second, q, key + kStep, value + kStep, t + 1, upper, lower, previous);
+        band::add_product<T, D>(grad_query, band::Factor<T>(first, second), key, pair_offset);
       }
     }
+    if (has_grad && (row == 0 ? lower_first : row <= kernel_y)) sums.add_put(relative_row - 1);
   }
 
  private:
-  // What the upper queries had in the row before has the relative row of what the lower ones have in this.
-  DEV_FN void add_bias(const float (*grad)[4], int row, int relative_row, Previous& previous) const {
-    float both[kTiles][2];
+  // Score gradients of the n-tile t, of keys and values at `key` and `value`.
+  DEV_FN void differentiate(float (&grad)[4], const Queries& q, uint32_t key, uint32_t value, int t, uint32_t upper,
+                            uint32_t lower, Previous& previous) const {
+    float score[4];
+    columns.of_keys(score, upper, t), columns.of_keys(score + 2, lower, t);
+    band::multiply_rows<T, D>(score, q.query, band::load_shared_row<D>(key, key_offsets));
+    band::multiply_rows_from<T, D>(grad, q.delta, q.grad, band::load_shared_row<D>(value, key_offsets));
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t)
-#pragma unroll
-      for (int i = 0; i < 2; ++i)
-        both[t][i] = (row > 0 ? previous.grad[t][i] : 0.f) + grad[t][2 + i], previous.grad[t][i] = grad[t][i];
-    if (row == 0 ? lower_first : row <= kernel_y) sums.add(relative_row - 1, both);
+    for (int i = 0; i < 4; ++i) grad[i] *= dev::ex2(dev::fma(score[i], scale_log2, q.lse[i >> 1]));
+    if (!has_grad) return;
+    // What the upper queries had in the row before has the relative row of what the lower ones have in this.
+    float (&before)[2] = previous.grad[t];
+    sums.put(t, before[0] + grad[2], before[1] + grad[3]);
+    before[0] = grad[0], before[1] = grad[1];
   }
 };
 
@@ -120,7 +97,7 @@ query_pass(const QueryPassParams<T> p) {
   const Tiles tiles(p.cut, part);
   const Stages<T, D> stages{shared, p.cut.stage_rows, p.cut.stage_columns};
   const band::Signals signals{stages.end()};
-  const uint32_t table = signals.base + band::kSignalBytes;
+  const uint32_t biases_begin = signals.base + band::kSignalBytes, table = biases_begin + kBiasMargin * 8;
   const int kernel_y = map.kernel[kY], relative_rows = 2 * kernel_y - 1;
   if (threadIdx.x == 0) signals.start(tiles.warps());
   fill_biases(table, map.kernel, p.rpb ? p.rpb + int64_t(head) * entries : nullptr, 1.f / p.scale, int(blockDim.x));
@@ -137,6 +114,7 @@ query_pass(const QueryPassParams<T> p) {
   const int relative_row = key_y - at.y + kernel_y - 1, shift = start(map, kY, at.row[1]) - key_y;
   QueryTile<T, S, D> tile{band::RowOffsets<D>(column + group, quad_lane),
                           band::shared_offset<D>(column + (lane & 15), lane >> 4),
+                          band::shared_offset<D>(column + (lane & 7), lane >> 4),
                           BiasColumns<S::kTiles>::of_query(map, at.column, key_x + quad_lane * 2),
                           table,
                           row_bytes,
@@ -145,15 +123,13 @@ query_pass(const QueryPassParams<T> p) {
                           shift == 0 && relative_row > 0,
                           p.grad_rpb != nullptr,
                           p.scale * band::kLog2e};
-  const uint32_t all_sums = table + uint32_t(bias_bytes(map.kernel)), one_sums = uint32_t(sums_bytes(map.kernel));
+  const uint32_t all_sums = biases_begin + uint32_t(bias_bytes(map.kernel)), one_sums = uint32_t(sums_bytes(map.kernel));
   if (tile.has_grad) {
     const uint32_t own = all_sums + uint32_t(warp) * one_sums;
     tile.sums.set(own, own + band::kScratchNext * 4, (2 * map.kernel[kZ] - 1) * relative_rows, map.kernel[kX], lane,
                   at.x, key_x);
   }
   const uint32_t tile_row = uint32_t(key_y - first_row) * stages.row_bytes();
-  const Steps query_steps(p.query, p.cut), grad_steps(p.grad_output, p.cut), output_steps(p.output, p.cut);
-  const Steps lse_steps(p.lse, p.cut), grad_lse_steps(p.grad_lse, p.cut), result_steps(p.grad_query, p.cut);
 
   int step = 0;
   for (int unit = part.unit; unit < part.unit_end; ++unit) {
@@ -162,15 +138,12 @@ query_pass(const QueryPassParams<T> p) {
     float lse[2], grad_lse[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int y = at.row[h], x = at.column;
-      const auto row = [&](const auto& view, const Steps& steps) {
-        return plane_of(view, p.cut, part, sample, z, head) + steps.at(part, y, x);
-      };
-      query[h] = band::load_row<D>(row(p.query, query_steps), p.head_dim, quad_lane, at.present[h]);
-      grad[h] = band::load_row<D>(row(p.grad_output, grad_steps), p.head_dim, quad_lane, at.present[h]);
-      output[h] = band::load_row<D>(row(p.output, output_steps), p.head_dim, quad_lane, at.present[h]);
-      lse[h] = at.present[h] ? dev::ldg(row(p.lse, lse_steps)) : INFINITY;  // what is not in the map gets no weight
-      grad_lse[h] = at.present[h] && p.grad_lse.data ? dev::ldg(row(p.grad_lse, grad_lse_steps)) : 0.f;
+      const auto row = [&](const auto& view) { return at.of(view, p.cut, part, sample, z, head, h); };
+      query[h] = band::load_row<D>(row(p.query), p.head_dim, quad_lane, at.present[h]);
+      grad[h] = band::load_row<D>(row(p.grad_output), p.head_dim, quad_lane, at.present[h]);
+      output[h] = band::load_row<D>(row(p.output), p.head_dim, quad_lane, at.present[h]);
+      lse[h] = at.present[h] ? dev::ldg(row(p.lse)) : INFINITY;  // what is not in the map gets no weight
+      grad_lse[h] = at.present[h] && p.grad_lse.data ? dev::ldg(row(p.grad_lse)) : 0.f;
     }
     typename QueryTile<T, S, D>::Queries q{{query[0], query[1]}, {grad[0], grad[1]}, {}, {}};
 #pragma unroll
@@ -181,8 +154,8 @@ query_pass(const QueryPassParams<T> p) {
     }
     // Of a quad's lanes each writes one of the four numbers.
     const bool lower = quad_lane & 2;
-    if (at.present[lower ? 1 : 0]) {
-      const int64_t to = p.statistics.row(p.cut, part, sample, p.heads, head, z, at.row[lower ? 1 : 0]);
+    if (lower ? at.present[1] : at.present[0]) {
+      const int64_t to = p.statistics.row(p.cut, part, sample, p.heads, head, z, lower ? at.row[1] : at.row[0]);
       const float upper_number = lane & 1 ? q.delta[0] : q.lse[0], lower_number = lane & 1 ? q.delta[2] : q.lse[1];
       dev::stg(p.statistics.data + to + (lane & 1) * p.statistics.length_x + at.column,
                lower ? lower_number : upper_number);
@@ -195,12 +168,11 @@ query_pass(const QueryPassParams<T> p) {
       int relative = relative_plane * relative_rows + relative_row;
       uint32_t biases = table + uint32_t((1 + relative) * row_bytes);
       typename QueryTile<T, S, D>::Previous previous;
-      constexpr int kAtOnce = QueryTile<T, S, D>::kAtOnce;
       signals.wait_loaded(step);
 #pragma unroll 1
-      for (int j = 0; j <= kernel_y; j += kAtOnce) {
-        tile.take(sum, previous, q, keys, keys + stages.half(), stages.row_bytes(), j, biases, relative);
-        keys += uint32_t(kAtOnce) * stages.row_bytes(), biases += uint32_t(kAtOnce * row_bytes), relative += kAtOnce;
+      for (int row = 0; row <= kernel_y; ++row, ++relative) {
+        tile.take(sum, previous, q, keys, keys + stages.half(), row, biases, relative);
+        keys += stages.row_bytes(), biases += uint32_t(row_bytes);
       }
       signals.set_done(step, lane);
     }
@@ -212,9 +184,7 @@ query_pass(const QueryPassParams<T> p) {
       for (int n = 0; n < D / 8; ++n) words[n] = dev::pack<T>(sum[n][2 * h] * p.scale, sum[n][2 * h + 1] * p.scale);
       band::to_chunks<D>(words, quad_lane);
       if (!at.present[h]) continue;
-      T* const result =
-          plane_of(p.grad_query, p.cut, part, sample, z, head) + result_steps.at(part, at.row[h], at.column);
-      band::store_row<D>(result, words, p.head_dim, quad_lane);
+      band::store_row<D>(at.of(p.grad_query, p.cut, part, sample, z, head, h), words, p.head_dim, quad_lane);
     }
   }
   if (!tile.has_grad) return;

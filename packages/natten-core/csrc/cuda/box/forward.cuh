@@ -52,10 +52,7 @@ struct ForwardTile {
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
         float (&s)[4] = score[a * kTiles + t];
-        const auto above = dev::lds<dev::vec<float, 2>>(for_upper + columns.offset[t]);
-        const auto below = dev::lds<dev::vec<float, 2>>(for_lower + columns.offset[t]);
-#pragma unroll
-        for (int i = 0; i < 2; ++i) s[i] = above[i] + columns.mask[t][i], s[2 + i] = below[i] + columns.mask[t][i];
+        columns.of_keys(s, for_upper, t), columns.of_keys(s + 2, for_lower, t);
         const uint32_t key = keys + uint32_t(a) * row_bytes + uint32_t(t * kStep);
         band::multiply_rows<T, D>(s, queries, band::load_shared_row<D>(key, key_offsets));
       }
@@ -75,7 +72,7 @@ struct ForwardTile {
 #pragma unroll
       for (int d = 0; d < D / 16; ++d) {
         uint32_t value[4];
-        dev::ldmatrix_x4_trans(value, at + (value_offset ^ uint32_t(d << 5)));
+        dev::ldmatrix_x4_trans(value, at + band::matrix_offset(value_offset, d));
         dev::mma<T>(state.output[2 * d], weight, value[0], value[1]);
         dev::mma<T>(state.output[2 * d + 1], weight, value[2], value[3]);
       }
@@ -128,7 +125,7 @@ forward_kernel(const ForwardParams<T> p) {
   const Tiles tiles(p.cut, part);
   const Stages<T, D> stages{shared, p.cut.stage_rows, p.cut.stage_columns};
   const band::Signals signals{stages.end()};
-  const uint32_t table = signals.base + band::kSignalBytes;
+  const uint32_t table = signals.base + band::kSignalBytes + kBiasMargin * 8;
   const int kernel_y = map.kernel[kY], relative_rows = 2 * kernel_y - 1;
   if (threadIdx.x == 0) signals.start(tiles.warps());
   fill_biases(table, map.kernel, p.rpb ? p.rpb + int64_t(head) * relative_positions(map.kernel) : nullptr,

@@ -56,9 +56,10 @@ static_assert(Wide::kMostKernelX >= kMostKernel, "all kernels");
 NATTEN_INLINE int key_rows(int kernel_y) { return (kernel_y + kTileY) / 2 * 2; }
 
 // Shared memory of the biases, see bias.h.
+constexpr int kBiasMargin = 32;  // pairs: by how many a tile's columns may lie beside a row
 NATTEN_INLINE int bias_row_bytes(int kernel_x) { return 2 * kernel_x * 8; }
 NATTEN_INLINE int bias_bytes(const int* kernel) {
-  return ((2 * kernel[kZ] - 1) * (2 * kernel[kY] - 1) + 1) * bias_row_bytes(kernel[kX]);
+  return ((2 * kernel[kZ] - 1) * (2 * kernel[kY] - 1) + 1) * bias_row_bytes(kernel[kX]) + 2 * kBiasMargin * 8;
 }
 
 // Relative positions, of which each has a bias, and shared memory of the sums of their gradients of one warp.

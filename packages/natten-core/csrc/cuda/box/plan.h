@@ -18,10 +18,11 @@ struct Plan {
 
 // What a pass needs.
 struct Needs {
+  int tiles;  // n-tiles of 8 columns of the other side
   int64_t column_bytes;  // of a stage, for each row
   int64_t tile_bytes;  // of shared memory
   int64_t tile_rows;  // of the other side, for a tile
-  int64_t instructions;  // of a warp, for a row of the other side and 32 of head_dim
+  int64_t instructions;  // of a warp, for an n-tile and 32 of head_dim
 };
 
 // Chooses the box that a multiprocessor is done with soonest: its warps' work is set against what it copies, which is
@@ -44,6 +45,7 @@ Plan plan_boxes(const Problem& problem, int64_t heads, const Launch& launch, con
   const int64_t all_y = ceil_div(length[kY], kTileY), all_x = ceil_div(length[kX] - origin, kTileX);
   const int64_t fixed = bias_bytes(cut.kernel) + band::kSignalBytes;
   int64_t best = INT64_MAX, resident = 1;
+  plan.tiles = needs.tiles;
   for (int64_t y = 1; y <= min_of(kMaxTiles, all_y); ++y)
     for (int64_t x = 1; x <= min_of(kMaxTiles / y, all_x); ++x) {
       const int64_t stage_rows = rows(y), stage_columns = columns(x);
@@ -54,7 +56,7 @@ Plan plan_boxes(const Problem& problem, int64_t heads, const Launch& launch, con
         continue;
       }
       // Cycles of a plane: four warps issue one instruction at a time; a multiprocessor gets about 20 bytes a cycle.
-      const int64_t compute = y * x * needs.tile_rows * needs.instructions * dim / 32 / 4;
+      const int64_t compute = y * x * needs.tile_rows * needs.tiles * needs.instructions * dim / 32 / 4;
       const int64_t copies = stage_rows * stage_columns * dim / 5;
       const int64_t busy = min_of(8, max_of(held, 1) * y * x);  // warps that hide one another's waits
       const int64_t boxes = ceil_div(all_y, y) * ceil_div(all_x, x), cost = boxes * max_of(compute, copies) * 8 / busy;
@@ -78,12 +80,10 @@ Plan plan_boxes(const Problem& problem, int64_t heads, const Launch& launch, con
 inline Plan plan_by_queries(const Problem& problem, const Launch& launch, int64_t instructions, int64_t tile_bytes) {
   const int tiles = problem.kernel[kX] <= Narrow::kMostKernelX ? 2 : 3;
   const int64_t tile_rows = key_rows(int(problem.kernel[kY]));
-  const Needs needs{padded(problem.head_dim) * 4, tile_bytes, tile_rows, tiles * instructions};
-  Plan plan = plan_boxes(
+  const Needs needs{tiles, padded(problem.head_dim) * 4, tile_bytes, tile_rows, instructions};
+  return plan_boxes(
       problem, problem.heads, launch, needs, 0, [&](int64_t y) { return (y - 1) * kTileY + tile_rows; },
       [&](int64_t x) { return (x - 1) * kTileX + tiles * 8; });
-  plan.tiles = tiles;
-  return plan;
 }
 
 inline Plan plan_forward(const Problem& problem, const Launch& launch) {

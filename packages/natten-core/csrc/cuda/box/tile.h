@@ -1,6 +1,7 @@
 // What a warp and its lanes have of a box.
 #pragma once
 
+#include "cuda/band/fragments.h"
 #include "cuda/box/params.h"
 
 namespace natten_core::cuda::box {
@@ -29,6 +30,13 @@ struct Tile {
 #pragma unroll
     for (int h = 0; h < 2; ++h)
       row[h] = int(min_of(y + h, rows - 1)), present[h] = y + h < rows && column == wanted;
+  }
+
+  // The lane's row of half h in a plane of a tensor. What leads to it is found only when it is asked for: else the ways
+  // in all tensors take registers all the time.
+  template <class V>
+  DEV_FN auto* of(const V& view, const Cut& cut, const Part& part, int sample, int z, int head, int h) const {
+    return plane_of(view, cut, part, sample, z, head) + Steps(view, cut).at(part, band::anew(row[h]), band::anew(column));
   }
 };
 
