@@ -19,6 +19,7 @@ struct Plan {
 // What a pass needs.
 struct Needs {
   int tiles;  // n-tiles of 8 columns of the other side
+  int64_t warps;  // of a multiprocessor, that registers allow
   int64_t column_bytes;  // of a stage, for each row
   int64_t tile_bytes;  // of shared memory
   int64_t tile_rows;  // of the other side, for a tile
@@ -41,7 +42,6 @@ Plan plan_boxes(const Problem& problem, int64_t heads, const Launch& launch, con
   }
   cut.batch = int(problem.batch);
   const int64_t limit = shared_limit(launch.architecture), dim = padded(problem.head_dim);
-  const int64_t warps = dim <= 32 ? 16 : 8;  // that registers allow
   const int64_t all_y = ceil_div(length[kY], kTileY), all_x = ceil_div(length[kX] - origin, kTileX);
   const int64_t fixed = bias_bytes(cut.kernel) + band::kSignalBytes;
   int64_t best = INT64_MAX, resident = 1;
@@ -50,7 +50,7 @@ Plan plan_boxes(const Problem& problem, int64_t heads, const Launch& launch, con
     for (int64_t x = 1; x <= min_of(kMaxTiles / y, all_x); ++x) {
       const int64_t stage_rows = rows(y), stage_columns = columns(x);
       const int64_t shared = kStages * stage_rows * stage_columns * needs.column_bytes + fixed + y * x * needs.tile_bytes;
-      const int64_t held = min_of(warps / (y * x + 1), limit / (shared + 1024));
+      const int64_t held = min_of(needs.warps / (ceil_div(y * x + 1, 4) * 4), limit / (shared + 1024));
       if (shared > limit) {
         if (plan.shared > limit) plan.shared = min_of(plan.shared, shared);
         continue;
@@ -76,18 +76,21 @@ Plan plan_boxes(const Problem& problem, int64_t heads, const Launch& launch, con
   return plan;
 }
 
+inline int tiles_by_queries(const Problem& problem) { return problem.kernel[kX] <= Narrow::kMostKernelX ? 2 : 3; }
+
 // Of a pass whose tiles are of queries.
-inline Plan plan_by_queries(const Problem& problem, const Launch& launch, int64_t instructions, int64_t tile_bytes) {
-  const int tiles = problem.kernel[kX] <= Narrow::kMostKernelX ? 2 : 3;
+inline Plan plan_by_queries(const Problem& problem, const Launch& launch, int64_t warps, int64_t instructions,
+                            int64_t tile_bytes) {
+  const int tiles = tiles_by_queries(problem);
   const int64_t tile_rows = key_rows(int(problem.kernel[kY]));
-  const Needs needs{tiles, padded(problem.head_dim) * 4, tile_bytes, tile_rows, instructions};
+  const Needs needs{tiles, warps, padded(problem.head_dim) * 4, tile_bytes, tile_rows, instructions};
   return plan_boxes(
       problem, problem.heads, launch, needs, 0, [&](int64_t y) { return (y - 1) * kTileY + tile_rows; },
       [&](int64_t x) { return (x - 1) * kTileX + tiles * 8; });
 }
 
 inline Plan plan_forward(const Problem& problem, const Launch& launch) {
-  return plan_by_queries(problem, launch, 46, 0);
+  return plan_by_queries(problem, launch, padded(problem.head_dim) <= 32 ? 16 : 8, 46, 0);
 }
 
 }  // namespace natten_core::cuda::box
