@@ -59,26 +59,18 @@ DEV_FN float distinct(float x) {
   return x;
 }
 
-// A lane's place in a tensor, row after row of its column.
+// A lane's two rows of a step in a tensor. They are found anew for each step: to keep the ways in all tensors would take
+// registers that the loops over rows need.
 template <class T>
 struct LaneRows {
-  T* row;
+  T* upper;
   int step;
 
   DEV_FN LaneRows(const View<T>& view, const Cut& cut, const Part& part, int sample, int head, int y, int column) {
     const Steps steps(view, cut);
-    row = view.of(sample, head) + steps.at(part, y, column), step = steps.y;
-#if defined(__CUDACC__)
-    size_t at = __cvta_generic_to_global(row);
-    asm volatile("" : "+l"(at));  // else the compiler finds it anew for every row, from all the strides
-    row = static_cast<T*>(__cvta_global_to_generic(at));
-#endif
+    upper = view.of(anew(sample), head) + steps.at(part, anew(y), anew(column)), step = steps.y;
   }
-  DEV_FN T* next() {
-    T* const now = row;
-    row += step;
-    return now;
-  }
+  DEV_FN T* operator[](int h) const { return upper + h * step; }
 };
 
 // What the warp that loads knows of steps: all before `done` need their rows no more.

@@ -105,7 +105,7 @@ DEV_FN void load_queries(const KeyPassParams<T>& p, const Part& part, const Stag
 }
 
 template <class T, class S, class R, int D>
-DEV_KERNEL((kMaxTiles + 1) * 32, D <= 32 && S::kTiles == 2 ? 2 : 1)
+DEV_KERNEL((kMaxTiles + 1) * 32, band::backward_warps(D, S::kTiles) == 16 ? 2 : 1)
 key_pass(const KeyPassParams<T> p) {
   const int key_head = int(blockIdx.x);
   Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));

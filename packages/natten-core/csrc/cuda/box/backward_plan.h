@@ -10,15 +10,10 @@ namespace natten_core::cuda::box {
 // gradients.
 constexpr int kQueryPassMultiprocessors = 132;
 
-// Warps of a multiprocessor that the registers of the backward kernels allow.
-inline int64_t backward_warps(const Problem& problem, int tiles) {
-  return padded(problem.head_dim) > 32 ? 8 : tiles == 2 ? 16 : 12;
-}
-
 inline Plan plan_query_pass(const Problem& problem, bool has_bias, const Launch& launch) {
   const int kernel[kRank] = {int(problem.kernel[kZ]), int(problem.kernel[kY]), int(problem.kernel[kX])};
   const Launch same{launch.stream, launch.architecture, kQueryPassMultiprocessors};
-  const int64_t warps = backward_warps(problem, tiles_by_queries(problem));
+  const int64_t warps = band::backward_warps(padded(problem.head_dim), tiles_by_queries(problem));
   return plan_by_queries(problem, same, warps, 100, has_bias ? sums_bytes(kernel) : 0);
 }
 
@@ -79,7 +74,8 @@ inline KeyPlan plan_key_pass(const Problem& problem, const Launch& launch) {
     return most;
   };
   const int64_t tile_rows = kernel_y + 1;
-  const Needs needs{tiles, backward_warps(problem, tiles), padded(problem.head_dim) * 4 + 8, 0, tile_rows, 120};
+  const int dim = padded(problem.head_dim);
+  const Needs needs{tiles, band::backward_warps(dim, tiles), dim * 4 + 8, 0, tile_rows, 120};
   static_cast<Plan&>(plan) = plan_boxes(problem, problem.heads_kv, launch, needs, min_of(origin[0], origin[1]), rows,
                                         columns);
   plan.origin[0] = origin[0], plan.origin[1] = origin[1];

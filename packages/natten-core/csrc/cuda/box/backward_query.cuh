@@ -78,7 +78,7 @@ struct QueryTile {
 };
 
 template <class T, class S, int D>
-DEV_KERNEL((kMaxTiles + 1) * 32, D <= 32 && S::kTiles == 2 ? 2 : 1)
+DEV_KERNEL((kMaxTiles + 1) * 32, band::backward_warps(D, S::kTiles) == 16 ? 2 : 1)
 query_pass(const QueryPassParams<T> p) {
   const int head = int(blockIdx.x);
   const Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
