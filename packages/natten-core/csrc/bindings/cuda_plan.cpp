@@ -71,7 +71,7 @@ std::vector<std::string> cuda_families() {
 }  // namespace
 
 void add_cuda_plan(py::module_& module) {
-  py::class_<Problem>(module, "Problem")
+  py::class_<Problem>(module, "Problem", py::module_local())
       .def(py::init(&problem), py::arg("dtype"), py::arg("batch"), py::arg("heads"), py::arg("heads_kv"),
            py::arg("head_dim"), py::arg("head_dim_v"), py::arg("additional"), py::arg("spatial"),
            py::arg("kernel_size"), py::arg("stride"), py::arg("dilation"), py::arg("is_causal"), py::arg("scale"))

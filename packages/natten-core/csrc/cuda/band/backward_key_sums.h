@@ -1,7 +1,7 @@
 // What the key-major passes sum up for a tile of 16 keys: the gradients of keys, of values, or of both.
 //
-// For head_dim above 64 the registers of a thread do not hold both sums beside the operands, so that a pass runs once for
-// each, and makes the weights twice.
+// For head_dim above 64 the registers of a thread do not hold both sums beside the operands, so that a pass runs once
+// for each, and makes the weights twice.
 #pragma once
 
 #include "cuda/band/fragments.h"

@@ -65,8 +65,8 @@ struct QueryTile {
   // Key row `row` of the tile whose first is relative row `first_row` for the upper query row; the ring has it at `at`,
   // the table the biases of the first at `biases`. `shift` is by how many rows the windows of the lower query row begin
   // after those of the upper: 0 or 1.
-  DEV_FN void take(float (&grad_query)[D / 8][4], const Queries& q, uint32_t at, int row, uint32_t biases, int first_row,
-                   int shift, Previous& previous) {
+  DEV_FN void take(float (&grad_query)[D / 8][4], const Queries& q, uint32_t at, int row, uint32_t biases,
+                   int first_row, int shift, Previous& previous) {
     const uint32_t above = biases + uint32_t((row - 1) * Shape::Table::kRowBytes);
     const uint32_t upper = row < map.kernel_y ? above + Shape::Table::kRowBytes : table.hidden;
     const uint32_t lower = row >= shift && row < map.kernel_y + shift ? above : table.hidden;
@@ -294,7 +294,8 @@ query_pass(const QueryPassParams<T> p) {
   for (int e = int(threadIdx.x); e < (2 * p.cut.kernel_y - 1) * (2 * p.cut.kernel_x - 1); e += threads) {
     float sum = 0.f;
     for (int w = 0; w < threads / 32; ++w)
-      sum += dev::lds<float>(tile.sums.bins - own + w * uint32_t(sums_bytes(p.cut.kernel_y, p.cut.kernel_x)) + uint32_t(e * 4));
+      sum += dev::lds<float>(tile.sums.bins - own + w * uint32_t(sums_bytes(p.cut.kernel_y, p.cut.kernel_x)) +
+                             uint32_t(e * 4));
     dev::stg(block_grad_rpb(p) + e, sum);
   }
 }

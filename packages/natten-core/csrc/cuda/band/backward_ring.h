@@ -41,8 +41,8 @@ DEV_FN void multiply_rows_from(float (&sum)[4], const float (&start)[4], const R
   for (int s = 1; s < D / 16; ++s) dev::mma<T>(sum, rows.step[s], key.word[2 * s], key.word[2 * s + 1]);
 }
 
-// The product of each of the rows of half `h` with the row of another tensor that its lanes hold. The lanes of a quad find
-// those with the rows of all 8; that with its own is in one of them.
+// The product of each of the rows of half `h` with the row of another tensor that its lanes hold. The lanes of a quad
+// find those with the rows of all 8; that with its own is in one of them.
 template <class T, int D>
 DEV_FN float own_product(const RowPair<D>& rows, const RowWords<D>& other, int h, int lane) {
   float products[4] = {};
@@ -59,8 +59,8 @@ DEV_FN float distinct(float x) {
   return x;
 }
 
-// A lane's two rows of a step in a tensor. They are found anew for each step: to keep the ways in all tensors would take
-// registers that the loops over rows need.
+// A lane's two rows of a step in a tensor. They are found anew for each step: to keep the ways in all tensors would
+// take registers that the loops over rows need.
 template <class T>
 struct LaneRows {
   T* upper;

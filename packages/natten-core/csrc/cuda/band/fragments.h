@@ -66,7 +66,9 @@ struct RowOffsets {
 };
 
 // Likewise for ldmatrix of the d-th 16 elements of a column, from the offset of the first.
-DEV_FN uint32_t matrix_offset(uint32_t first, int d) { return (first ^ uint32_t((d & 3) << 5)) + uint32_t((d >> 2) * 128); }
+DEV_FN uint32_t matrix_offset(uint32_t first, int d) {
+  return (first ^ uint32_t((d & 3) << 5)) + uint32_t((d >> 2) * 128);
+}
 
 // As `load_row`, from shared memory.
 template <int D>

@@ -1,8 +1,8 @@
 // The key-major pass of the backward: the gradients of keys and values; see docs/kernels/cuda-band.md.
 //
-// The walk of the forward kernel with the roles exchanged: a warp holds a tile of keys and values, and what sees them of
-// each plane of queries comes through the stages, with the gradients of their outputs and their statistics. Scores are
-// transposed, [keys, queries], so that they are factors of both gradients without any shuffle.
+// The walk of the forward kernel with the roles exchanged: a warp holds a tile of keys and values, and what sees them
+// of each plane of queries comes through the stages, with the gradients of their outputs and their statistics. Scores
+// are transposed, [keys, queries], so that they are factors of both gradients without any shuffle.
 #pragma once
 
 #include "cuda/band/backward_key_sums.h"
@@ -188,8 +188,7 @@ key_pass(const KeyPassParams<T> p) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const auto row = [&](const auto& view) { return at.of(view, p.cut, part, sample, key_z, key_head, h); };
-      sums.template store<T>(h, p.scale, at.present[h], row(p.grad_key),
-                             row(p.grad_value), p.head_dim, quad_lane);
+      sums.template store<T>(h, p.scale, at.present[h], row(p.grad_key), row(p.grad_value), p.head_dim, quad_lane);
     }
   }
 }

@@ -16,8 +16,7 @@ struct Statistics {
   // Where those of a row begin; delta is length_x further.
   DEV_HD int64_t row(const Cut& cut, const Part& part, int64_t sample, int heads, int head, int z, int y) const {
     const int residues = cut.dilation[kZ] * cut.dilation[kY] * cut.dilation[kX];
-    const int residue =
-        (part.residue[kZ] * cut.dilation[kY] + part.residue[kY]) * cut.dilation[kX] + part.residue[kX];
+    const int residue = (part.residue[kZ] * cut.dilation[kY] + part.residue[kY]) * cut.dilation[kX] + part.residue[kX];
     return ((sample * heads + head) * residues + residue) * map + (int64_t{z} * length_y + y) * 2 * length_x;
   }
 };

@@ -76,8 +76,8 @@ inline KeyPlan plan_key_pass(const Problem& problem, const Launch& launch) {
   const int64_t tile_rows = kernel_y + 1;
   const int dim = padded(problem.head_dim);
   const Needs needs{tiles, band::backward_warps(dim, tiles), dim * 4 + 8, 0, tile_rows, 120};
-  static_cast<Plan&>(plan) = plan_boxes(problem, problem.heads_kv, launch, needs, min_of(origin[0], origin[1]), rows,
-                                        columns);
+  static_cast<Plan&>(plan) =
+      plan_boxes(problem, problem.heads_kv, launch, needs, min_of(origin[0], origin[1]), rows, columns);
   plan.origin[0] = origin[0], plan.origin[1] = origin[1];
   return plan;
 }

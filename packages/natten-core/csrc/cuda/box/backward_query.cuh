@@ -123,7 +123,8 @@ query_pass(const QueryPassParams<T> p) {
                           shift == 0 && relative_row > 0,
                           p.grad_rpb != nullptr,
                           p.scale * band::kLog2e};
-  const uint32_t all_sums = biases_begin + uint32_t(bias_bytes(map.kernel)), one_sums = uint32_t(sums_bytes(map.kernel));
+  const uint32_t all_sums = biases_begin + uint32_t(bias_bytes(map.kernel)),
+                 one_sums = uint32_t(sums_bytes(map.kernel));
   if (tile.has_grad) {
     const uint32_t own = all_sums + uint32_t(warp) * one_sums;
     tile.sums.set(own, own + band::kScratchNext * 4, (2 * map.kernel[kZ] - 1) * relative_rows, map.kernel[kX], lane,

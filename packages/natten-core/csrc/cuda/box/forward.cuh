@@ -190,7 +190,8 @@ forward_kernel(const ForwardParams<T> p) {
       band::to_chunks<D>(to, quad_lane);
       if (!at.present[h]) continue;
       band::store_row<D>(output + output_steps.at(part, at.row[h], at.column), to, p.head_dim, quad_lane);
-      if (quad_lane == 0) dev::stg(lse + lse_steps.at(part, at.row[h], at.column), (state.base[h] + dev::lg2(sum)) * kLn2);
+      if (quad_lane == 0)
+        dev::stg(lse + lse_steps.at(part, at.row[h], at.column), (state.base[h] + dev::lg2(sum)) * kLn2);
     }
   }
 }

@@ -66,6 +66,8 @@ NATTEN_INLINE int bias_bytes(const int* kernel) {
 NATTEN_INLINE int relative_positions(const int* kernel) {
   return (2 * kernel[kZ] - 1) * (2 * kernel[kY] - 1) * (2 * kernel[kX] - 1);
 }
-NATTEN_INLINE int sums_bytes(const int* kernel) { return (band::kScratchNext + relative_positions(kernel) + 3) / 4 * 16; }
+NATTEN_INLINE int sums_bytes(const int* kernel) {
+  return (band::kScratchNext + relative_positions(kernel) + 3) / 4 * 16;
+}
 
 }  // namespace natten_core::cuda::box

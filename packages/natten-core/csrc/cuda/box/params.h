@@ -18,8 +18,8 @@ View<T> view(const Tensor& t) {
   return {static_cast<T*>(t.data), t.batch, {t.axis[kZ], t.axis[kY], t.axis[kX]}, t.head};
 }
 
-// The grid is (heads, residue maps x boxes, runs of units). A unit is a plane of a sample: the same box in one after the
-// other.
+// The grid is (heads, residue maps x boxes, runs of units). A unit is a plane of a sample: the same box in one after
+// the other.
 struct Cut {
   int extent[kRank], dilation[kRank], kernel[kRank];
   int tiles_y, tiles_x;          // of a box

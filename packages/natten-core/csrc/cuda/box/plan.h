@@ -49,7 +49,8 @@ Plan plan_boxes(const Problem& problem, int64_t heads, const Launch& launch, con
   for (int64_t y = 1; y <= min_of(kMaxTiles, all_y); ++y)
     for (int64_t x = 1; x <= min_of(kMaxTiles / y, all_x); ++x) {
       const int64_t stage_rows = rows(y), stage_columns = columns(x);
-      const int64_t shared = kStages * stage_rows * stage_columns * needs.column_bytes + fixed + y * x * needs.tile_bytes;
+      const int64_t shared =
+          kStages * stage_rows * stage_columns * needs.column_bytes + fixed + y * x * needs.tile_bytes;
       const int64_t held = min_of(needs.warps / (y * x + 1), limit / (shared + 1024));
       if (shared > limit) {
         if (plan.shared > limit) plan.shared = min_of(plan.shared, shared);

@@ -1,4 +1,5 @@
-// Boxes of two tensors (key and value, or query and the output's gradient), a plane at a time, in shared memory. Rows and columns beyond the map are zero.
+// Boxes of two tensors (key and value, or query and the output's gradient), a plane at a time, in shared memory. Rows
+// and columns beyond the map are zero.
 #pragma once
 
 #include "cuda/band/fragments.h"
@@ -16,14 +17,12 @@ struct Stages {
   DEV_FN uint32_t half() const { return uint32_t(rows) * row_bytes(); }
   DEV_FN uint32_t first(int stage) const { return shared + uint32_t(stage) * 2 * half(); }
   DEV_FN uint32_t end() const { return first(kStages); }
-  // Where the key-major pass has the statistics of a row: [stages, rows, 2, columns] floats; the end for the stage after
-  // the last.
-  DEV_FN uint32_t statistics(int stage, int row) const {
-    return end() + uint32_t((stage * rows + row) * columns * 8);
-  }
+  // Where the key-major pass has the statistics of a row: [stages, rows, 2, columns] floats; the end for the stage
+  // after the last.
+  DEV_FN uint32_t statistics(int stage, int row) const { return end() + uint32_t((stage * rows + row) * columns * 8); }
 
-  // By the warp that loads: `count` rows of the box, from row `row` and column `column` of the planes on, which begin at
-  // `a` and `b`.
+  // By the warp that loads: `count` rows of the box, from row `row` and column `column` of the planes on, which begin
+  // at `a` and `b`.
   DEV_FN void load(int stage, const Part& part, const T* a, const Steps& steps_a, const T* b, const Steps& steps_b,
                    int row, int count, int column, int head_dim) const {
     constexpr int kChunks = D / 8, kColumnStep = 32 / kChunks;

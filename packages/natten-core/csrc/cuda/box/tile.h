@@ -16,8 +16,8 @@ struct Tiles {
   DEV_FN int warps() const { return y * x; }
 };
 
-// A warp's tile, and the lane's two positions in it: [0] in the upper row, [1] in the lower. Beyond the map, where tiles
-// may begin and end, they are the nearest that it has.
+// A warp's tile, and the lane's two positions in it: [0] in the upper row, [1] in the lower. Beyond the map, where
+// tiles may begin and end, they are the nearest that it has.
 struct Tile {
   int y, x;  // its first row and column
   int row[2], column;
@@ -28,15 +28,15 @@ struct Tile {
     const int wanted = x + group, columns = part.map.length[kX], rows = part.map.length[kY];
     column = int(max_of(0, min_of(wanted, columns - 1)));
 #pragma unroll
-    for (int h = 0; h < 2; ++h)
-      row[h] = int(min_of(y + h, rows - 1)), present[h] = y + h < rows && column == wanted;
+    for (int h = 0; h < 2; ++h) row[h] = int(min_of(y + h, rows - 1)), present[h] = y + h < rows && column == wanted;
   }
 
   // The lane's row of half h in a plane of a tensor. What leads to it is found only when it is asked for: else the ways
   // in all tensors take registers all the time.
   template <class V>
   DEV_FN auto* of(const V& view, const Cut& cut, const Part& part, int sample, int z, int head, int h) const {
-    return plane_of(view, cut, part, sample, z, head) + Steps(view, cut).at(part, band::anew(row[h]), band::anew(column));
+    return plane_of(view, cut, part, sample, z, head) +
+           Steps(view, cut).at(part, band::anew(row[h]), band::anew(column));
   }
 };
 
