@@ -35,7 +35,6 @@ def module() -> Any:
     names += ["cuda/dense/support.cpp", "cuda/dense/dense.cpp", "cuda/dense/reduce.cu"]
     names += ["cuda/dense/forward_bf16.cu", "cuda/dense/backward_bf16.cu"]
     names += ["cuda/simt/simt.cpp", "cuda/simt/tiling.cpp", "cuda/simt/float32.cu"]
-    names += ["cuda/simt/two_stage.cpp", "cuda/simt/two_stage_float32.cu"]
     built = ['-DNATTEN_CUDA_ARCHITECTURES="80-real,90"', '-DNATTEN_CUDA_TENSOR_CORE_ARCHITECTURES="80-real,90"']
     sources = [cuda_builder.HERE / "dispatch_module.cpp", *(csrc / name for name in names)]
     return cuda_builder.module("dispatch", sources, {csrc / "cuda/dispatch.cpp": built})
@@ -102,12 +101,12 @@ def test_every_kernel_is_on_the_device_and_stream_given(
 def test_a_launch_that_fails_tells_the_problem(machine: Any, case: Case, dtype: torch.dtype, family: str) -> None:
     forward, backward = call(case, dtype)
     results = forward()
-    extent = "x".join(map(str, case.spatial))
+    extent, name = "x".join(map(str, case.spatial)), str(dtype).removeprefix("torch.")
     for direction, run in (("forward", forward), ("backward", lambda: backward(results))):
         machine.fake_failure("launch", CONFIGURATION)
         message = (
             rf"natten_core cuda \({family}\) {direction} failed: launch: invalid configuration argument "
-            rf"\(or an earlier kernel did\); the problem: {str(dtype).removeprefix('torch.')}, batch {case.batch}, map {extent}, heads"
+            rf"\(or an earlier kernel did\); the problem: {name}, batch {case.batch}, map {extent}, heads"
         )
         with pytest.raises(RuntimeError, match=message) as caught:
             run()
