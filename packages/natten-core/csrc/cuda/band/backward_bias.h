@@ -24,7 +24,6 @@ struct BiasSums {
     scratch = scratch_, bins = bins_, lane = lane_;
     width = 2 * kernel_x - 1, shift = x - key_x - (kernel_x - 1);
     for (int e = lane; e < rows * width; e += 32) dev::sts(bins + uint32_t(e * 4), 0.f);
-    dev::syncwarp();
   }
 
   DEV_FN void write(uint32_t to, int tile, float first, float second) const {

@@ -94,8 +94,8 @@ struct QueryTile {
     const auto above = dev::lds<dev::vec<float, 2>>(upper + uint32_t(t * 256));
     const auto below = dev::lds<dev::vec<float, 2>>(lower + uint32_t(t * 256));
     float score[4] = {above[0], above[1], below[0], below[1]};
-    multiply_rows<T, D>(score, q.query, load_shared_row<D>(key, key_offsets));
     multiply_rows_from<T, D>(grad, q.delta, q.grad, load_shared_row<D>(value, key_offsets));
+    multiply_rows<T, D>(score, q.query, load_shared_row<D>(key, key_offsets));
 #pragma unroll
     for (int i = 0; i < 4; ++i) grad[i] *= dev::ex2(dev::fma(score[i], scale_log2, q.lse[i >> 1]));
     if constexpr (Shape::kFixed) {
