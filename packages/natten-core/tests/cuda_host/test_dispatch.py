@@ -14,7 +14,7 @@ import torch
 from natten_cases import CASES, Case
 from torch import Tensor
 
-from natten_core import _loader
+from natten_core import _loader, _problem
 from natten_core.backends import _handle, cuda
 
 OUT_OF_MEMORY, CONFIGURATION, INSUFFICIENT_DRIVER, NO_DEVICE, ILLEGAL_ADDRESS = 2, 9, 35, 100, 700  # of cudaError_t
@@ -163,6 +163,33 @@ def test_a_problem_that_no_family_takes(machine: Any) -> None:
     machine.cuda_use_only("dense")
     with pytest.raises(NotImplementedError, match=r"\(dense\) a dtype other than fp16.*the problem: float32, batch"):
         call(CASE, torch.float32)[0]()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "offset", "chosen", "reasons"),
+    [
+        (torch.bfloat16, 32, 0, "dense", {}),
+        (torch.bfloat16, 32, 8, "dense", {}),
+        (torch.bfloat16, 32, 1, "simt", {"dense": "16 bytes", "simt, 16 bytes at a time": "do not begin at multiples"}),
+        (torch.bfloat16, 31, 0, "simt", {"dense": "multiple of 8", "simt, 16 bytes at a time": "no multiple of 16"}),
+        (torch.float32, 32, 0, "simt", {"dense": "dtype"}),
+        (torch.float32, 32, 2, "simt", {"dense": "dtype", "simt, 16 bytes at a time": "do not begin at multiples"}),
+        (torch.float32, 260, 0, "simt", {"dense": "dtype", "simt, 16 bytes at a time": "longer than 256"}),
+    ],
+)
+@pytest.mark.usefixtures("machine")
+def test_what_is_told_of_the_accesses(
+    dtype: torch.dtype, head_dim: int, offset: int, chosen: str, reasons: dict[str, str]
+) -> None:
+    shape = (1, 7, 7, 2, head_dim)
+    room = torch.zeros(torch.Size(shape).numel() + offset + 16, dtype=dtype)
+    begin = -room.data_ptr() // dtype.itemsize % (16 // dtype.itemsize) + offset
+    x = room[begin : begin + torch.Size(shape).numel()].view(shape)
+    problem = _problem.check(x, x, x, 7, 1, 1, False, None, None, None, None, None)
+    assert cuda.kernel_name(problem, x, x, x) == chosen
+    told = dict(cuda.passed_over(problem, x, x, x))
+    assert all(part in told[name] for name, part in reasons.items())
+    assert ("simt, 16 bytes at a time" in told) == ("simt, 16 bytes at a time" in reasons)
 
 
 @pytest.mark.parametrize(

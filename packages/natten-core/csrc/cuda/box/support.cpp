@@ -7,7 +7,8 @@ namespace {
 
 const char* reason_of(const Plan& plan, int architecture) {
   if (plan.shared > shared_limit(architecture)) return "a kernel this large with this head_dim";
-  return plan.blocks > 65535 ? "a map this large, or so large a dilation" : nullptr;
+  if (plan.blocks > 65535) return "a map this large, or so large a dilation";
+  return nullptr;
 }
 
 }  // namespace
