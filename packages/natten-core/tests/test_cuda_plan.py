@@ -111,7 +111,8 @@ VIDEO = {"spatial": (16, 56, 56), "dilation": (1, 1, 1)}
         ({**VIDEO, "kernel_size": (3, 7, 7), "head_dim": 128, "head_dim_v": 128}, "box"),
         ({**VIDEO, "kernel_size": (9, 9, 9)}, "box"),
         # The sums of the bias gradient of every warp beside its table and its boxes.
-        ({**VIDEO, "kernel_size": (9, 9, 9), "architecture": 86}, "simt"),
+        ({**VIDEO, "kernel_size": (9, 9, 9), "architecture": 86, "head_dim": 64, "head_dim_v": 64}, "simt"),
+        ({**VIDEO, "kernel_size": (3, 7, 7), "architecture": 86, "head_dim": 128, "head_dim_v": 128}, "box"),
         ({**VIDEO, "kernel_size": (13, 13, 13)}, "simt"),
         ({"dtype": "float32"}, "simt"),
         ({"architecture": 75}, "simt"),

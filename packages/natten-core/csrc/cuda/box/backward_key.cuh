@@ -87,13 +87,13 @@ DEV_FN void load_queries(const KeyPassParams<T>& p, const Part& part, const Stag
     const int begin = first_query(part.map, kZ, key_z), end = end_query(part.map, kZ, key_z);
     for (int head = key_head * p.group; head < (key_head + 1) * p.group; ++head)
       for (int z = begin; z < end; ++z, ++step) {
-        if (step >= kStages) signals.wait_done(step - kStages);
-        stages.load(step % kStages, part, plane_of(p.query, p.cut, part, sample, z, head), query_steps,
+        if (step >= stages.stages) signals.wait_done(step - stages.stages);
+        stages.load(stages.of(step), part, plane_of(p.query, p.cut, part, sample, z, head), query_steps,
                     plane_of(p.grad_output, p.cut, part, sample, z, head), output_steps, row, rows, column, p.head_dim);
         const float* from = p.statistics.data + p.statistics.row(p.cut, part, sample, p.heads, head, z, row) + column;
         for (int r = 0; r < rows; ++r, from += 2 * p.statistics.length_x)
           for (int c = lane; c < stages.columns; c += 32) {
-            const uint32_t to = stages.statistics(step % kStages, r) + uint32_t(c * 4);
+            const uint32_t to = stages.statistics(stages.of(step), r) + uint32_t(c * 4);
             const bool valid = c < present;
             const float* const a = valid ? from + c : p.statistics.data;
             dev::cp_async<4>(to, a, valid);
@@ -116,8 +116,8 @@ key_pass(const KeyPassParams<T> p) {
   DEV_SMEM(shared);
   const int warp = int(threadIdx.x >> 5), lane = int(threadIdx.x & 31), group = lane >> 2, quad_lane = lane & 3;
   const Tiles tiles(p.cut, part);
-  const Stages<T, D> stages{shared, p.cut.stage_rows, p.cut.stage_columns};
-  const band::Signals signals{stages.statistics(kStages, 0)};
+  const Stages<T, D> stages{shared, p.cut.stages, p.cut.stage_rows, p.cut.stage_columns};
+  const band::Signals signals{stages.statistics(stages.stages, 0)};
   const uint32_t table = signals.base + band::kSignalBytes + kBiasMargin * 8;
   const int kernel_y = map.kernel[kY], relative_rows = 2 * kernel_y - 1;
   if (threadIdx.x == 0) signals.start(tiles.warps());
@@ -174,8 +174,8 @@ key_pass(const KeyPassParams<T> p) {
 #pragma unroll 1
         for (int row = begin; row < end; ++row) {
           const int window = start(map, kY, row), in_stage = row - first_row;
-          const uint32_t query = stages.first(step % kStages) + uint32_t(in_stage) * stages.row_bytes();
-          const uint32_t numbers = stages.statistics(step % kStages, in_stage) + uint32_t((column + quad_lane * 2) * 4);
+          const uint32_t query = stages.first(stages.of(step)) + uint32_t(in_stage) * stages.row_bytes();
+          const uint32_t numbers = stages.statistics(stages.of(step), in_stage) + uint32_t((column + quad_lane * 2) * 4);
           const uint32_t biases = table + uint32_t((1 + relative - row) * tile.bias_row_bytes);
           const auto seen = [&](int y) { return y >= window && y < window + kernel_y; };
           tile.take(sums, k, {query, query + stages.half(), numbers}, seen(at.y) ? biases : tile.hidden,

@@ -95,7 +95,7 @@ query_pass(const QueryPassParams<T> p) {
   DEV_SMEM(shared);
   const int warp = int(threadIdx.x >> 5), lane = int(threadIdx.x & 31), group = lane >> 2, quad_lane = lane & 3;
   const Tiles tiles(p.cut, part);
-  const Stages<T, D> stages{shared, p.cut.stage_rows, p.cut.stage_columns};
+  const Stages<T, D> stages{shared, p.cut.stages, p.cut.stage_rows, p.cut.stage_columns};
   const band::Signals signals{stages.end()};
   const uint32_t biases_begin = signals.base + band::kSignalBytes, table = biases_begin + kBiasMargin * 8;
   const int kernel_y = map.kernel[kY], relative_rows = 2 * kernel_y - 1;
@@ -165,7 +165,7 @@ query_pass(const QueryPassParams<T> p) {
     float sum[D / 8][4] = {};
     int relative_plane = start(map, kZ, z) - z + map.kernel[kZ] - 1;
     for (int plane = 0; plane < map.kernel[kZ]; ++plane, ++relative_plane, ++step) {
-      uint32_t keys = stages.first(step % kStages) + tile_row;
+      uint32_t keys = stages.first(stages.of(step)) + tile_row;
       int relative = relative_plane * relative_rows + relative_row;
       uint32_t biases = table + uint32_t((1 + relative) * row_bytes);
       typename QueryTile<T, S, D>::Previous previous;

@@ -16,7 +16,7 @@ namespace natten_core::cuda::box {
 using band::kTileX;
 using band::kTileY;
 constexpr int kMaxTiles = 7;  // of a block, a warp each; one more warp loads
-constexpr int kStages = 2;  // planes in shared memory
+constexpr int kMostStages = 2;  // planes in shared memory: one, where two do not fit
 constexpr int kMostKernel = 13;  // on any axis
 
 // A residue map: positions, not coordinates.

@@ -25,7 +25,7 @@ struct Cut {
   int tiles_y, tiles_x;          // of a box
   int boxes_y, boxes_x;          // of the largest residue map
   int batch, units_per_block;
-  int stage_rows, stage_columns;
+  int stages, stage_rows, stage_columns;
 };
 
 struct Part {

@@ -46,27 +46,29 @@ Plan plan_boxes(const Problem& problem, int64_t heads, const Launch& launch, con
   const int64_t fixed = bias_bytes(cut.kernel) + band::kSignalBytes;
   int64_t best = INT64_MAX, resident = 1;
   plan.tiles = needs.tiles;
-  for (int64_t y = 1; y <= min_of(kMaxTiles, all_y); ++y)
-    for (int64_t x = 1; x <= min_of(kMaxTiles / y, all_x); ++x) {
-      const int64_t stage_rows = rows(y), stage_columns = columns(x);
-      const int64_t shared =
-          kStages * stage_rows * stage_columns * needs.column_bytes + fixed + y * x * needs.tile_bytes;
-      const int64_t held = min_of(needs.warps / (y * x + 1), limit / (shared + 1024));
-      if (shared > limit) {
-        if (plan.shared > limit) plan.shared = min_of(plan.shared, shared);
-        continue;
-      }
-      // Cycles of a plane: four warps issue one instruction at a time; a multiprocessor gets about 20 bytes a cycle.
-      const int64_t compute = y * x * needs.tile_rows * needs.tiles * needs.instructions * dim / 32 / 4;
-      const int64_t copies = stage_rows * stage_columns * dim / 5;
-      const int64_t busy = min_of(8, max_of(held, 1) * y * x);  // warps that hide one another's waits
-      const int64_t boxes = ceil_div(all_y, y) * ceil_div(all_x, x), cost = boxes * max_of(compute, copies) * 8 / busy;
-      if (cost >= best) continue;
-      best = cost, resident = max_of(held, 1), plan.shared = shared;
-      cut.tiles_y = int(y), cut.tiles_x = int(x);
-      cut.stage_rows = int(stage_rows), cut.stage_columns = int(stage_columns);
-      cut.boxes_y = int(ceil_div(all_y, y)), cut.boxes_x = int(ceil_div(all_x, x));
+  const auto consider = [&](int64_t y, int64_t x, int64_t stages) {
+    const int64_t stage_rows = rows(y), stage_columns = columns(x);
+    const int64_t shared = stages * stage_rows * stage_columns * needs.column_bytes + fixed + y * x * needs.tile_bytes;
+    const int64_t held = min_of(needs.warps / (y * x + 1), limit / (shared + 1024));
+    if (shared > limit) {
+      if (plan.shared > limit) plan.shared = min_of(plan.shared, shared);
+      return;
     }
+    // Cycles of a plane: four warps issue one instruction at a time; a multiprocessor gets about 20 bytes a cycle.
+    const int64_t compute = y * x * needs.tile_rows * needs.tiles * needs.instructions * dim / 32 / 4;
+    const int64_t copies = stage_rows * stage_columns * dim / 5;
+    const int64_t both = stages > 1 ? max_of(compute, copies) : compute + copies;
+    const int64_t busy = min_of(8, max_of(held, 1) * y * x);  // warps that hide one another's waits
+    const int64_t boxes = ceil_div(all_y, y) * ceil_div(all_x, x), cost = boxes * both * 8 / busy;
+    if (cost >= best) return;
+    best = cost, resident = max_of(held, 1), plan.shared = shared;
+    cut.tiles_y = int(y), cut.tiles_x = int(x), cut.stages = int(stages);
+    cut.stage_rows = int(stage_rows), cut.stage_columns = int(stage_columns);
+    cut.boxes_y = int(ceil_div(all_y, y)), cut.boxes_x = int(ceil_div(all_x, x));
+  };
+  for (int64_t stages = kMostStages; stages > 0; --stages)
+    for (int64_t y = 1; y <= min_of(kMaxTiles, all_y); ++y)
+      for (int64_t x = 1; x <= min_of(kMaxTiles / y, all_x); ++x) consider(y, x, stages);
   if (best == INT64_MAX) return plan;
   plan.blocks = residues * cut.boxes_y * cut.boxes_x;
   // A block begins with its table and with copies that nothing overlaps; four waves leave little of an uneven end.

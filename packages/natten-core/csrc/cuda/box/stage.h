@@ -11,12 +11,14 @@ namespace natten_core::cuda::box {
 template <class T, int D>
 struct Stages {
   uint32_t shared;
-  int rows, columns;
+  int stages, rows, columns;
 
   DEV_FN uint32_t row_bytes() const { return uint32_t(columns * D * 2); }
   DEV_FN uint32_t half() const { return uint32_t(rows) * row_bytes(); }
   DEV_FN uint32_t first(int stage) const { return shared + uint32_t(stage) * 2 * half(); }
-  DEV_FN uint32_t end() const { return first(kStages); }
+  DEV_FN uint32_t end() const { return first(stages); }
+  // The stage of a step.
+  DEV_FN int of(int step) const { return step & (stages - 1); }
   // Where the key-major pass has the statistics of a row: [stages, rows, 2, columns] floats; the end for the stage
   // after the last.
   DEV_FN uint32_t statistics(int stage, int row) const { return end() + uint32_t((stage * rows + row) * columns * 8); }
