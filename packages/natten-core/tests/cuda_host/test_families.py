@@ -8,7 +8,7 @@ import cuda_builder
 import pytest
 import torch
 from cuda_cases import BAND, BOX, DENSE, HALVES, NAMED, TENSOR_CORES, check, expected, run
-from cuda_harness import Options, unsupported
+from cuda_harness import Options, run_backward, run_forward, unsupported
 from natten_cases import CASES, Case, relative_error
 
 NAMES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -98,3 +98,30 @@ def test_a_device_with_little_shared_memory(dtype: torch.dtype) -> None:
     found = [run("box", case, dtype, options=one) for one in options]
     check(case, dtype, found[0])
     assert found[0].keys() == found[1].keys()
+
+
+FAR = [
+    *over("simt", [NAMED["2d"]], (torch.float32,)),
+    *over("dense", [NAMED["d-7x7"]]),
+    *over("band", [NAMED["b-9x10"]]),
+    *over("box", [NAMED["x-3d-even"]]),
+]
+
+
+@pytest.mark.parametrize(("family", "case", "dtype"), FAR)
+def test_samples_far_apart(family: str, case: Case, dtype: torch.dtype) -> None:
+    """More than 2 ** 32 elements from one sample to the next, of memory that is hardly touched."""
+    inputs, _, _ = expected(case.name, dtype)
+    assert case.batch == 2
+    far = torch.empty((1 << 32) + (1 << 22), dtype=dtype)
+    views = {}
+    for i, name in enumerate(("query", "key", "value")):
+        given = inputs[name]
+        views[name] = far[i << 20 :].as_strided(given.shape, (1 << 32, *given.stride()[1:])).copy_(given)
+    settings = {**case.settings, "rpb": inputs["rpb"]}
+    output, lse = run_forward(family, *views.values(), **settings)
+    grads = run_backward(
+        family, inputs["grad_output"], output, lse, *views.values(), **settings, grad_lse=inputs["grad_lse"]
+    )
+    found = {f"grad_{name}": grad for name, grad in grads._asdict().items() if grad is not None}
+    check(case, dtype, {"output": output, "lse": lse, **found})
