@@ -175,7 +175,8 @@ key_pass(const KeyPassParams<T> p) {
         for (int row = begin; row < end; ++row) {
           const int window = start(map, kY, row), in_stage = row - first_row;
           const uint32_t query = stages.first(stages.of(step)) + uint32_t(in_stage) * stages.row_bytes();
-          const uint32_t numbers = stages.statistics(stages.of(step), in_stage) + uint32_t((column + quad_lane * 2) * 4);
+          const uint32_t numbers =
+              stages.statistics(stages.of(step), in_stage) + uint32_t((column + quad_lane * 2) * 4);
           const uint32_t biases = table + uint32_t((1 + relative - row) * tile.bias_row_bytes);
           const auto seen = [&](int y) { return y >= window && y < window + kernel_y; };
           tile.take(sums, k, {query, query + stages.half(), numbers}, seen(at.y) ? biases : tile.hidden,
