@@ -38,10 +38,12 @@ class Setting(NamedTuple):
     dtype: torch.dtype
     cases: tuple[str, ...]
     without: str = ""  # sources that these cases do not need
+    only: str = ""  # regular expression of the mutants that these cases can notice
     borrowed: tuple[str, ...] = ()  # files of other families whose mutants are tried on these cases too
 
 
 BORROWED = ("band/fragments.h", "band/signals.h", "band/backward_bias.h", "band/backward_reduce.cu")
+SHARED = "fragments|signals|syncthreads|backward_bias"
 SETTINGS = {
     "simt": Setting(
         "simt",
@@ -66,15 +68,15 @@ SETTINGS = {
         torch.bfloat16,
         ("x-3d-7", "x-3d-dilated", "x-3d-wide", "x-3d-grouped", "x-3d-tall", "x-1d-dilated", "x-many-planes"),
         r"_half_d\d+\.cu|_bf16_d(64|128)\.cu",
-        BORROWED,
+        borrowed=BORROWED,
     ),
     # Other head_dims and the other dtype: kernels of their own, from the same lines.
-    "band-16": Setting("band", torch.bfloat16, ("b-16",), r"_half_d\d+\.cu|_bf16_d(32|64|128)\.cu"),
-    "band-64": Setting("band", torch.bfloat16, ("b-64", "b-1d-13"), r"_half_d\d+\.cu|_bf16_d(16|32|128)\.cu"),
-    "band-128": Setting("band", torch.bfloat16, ("b-128",), r"_half_d\d+\.cu|_bf16_d(16|32|64)\.cu"),
-    "band-half": Setting("band", torch.float16, ("b-13x17", "b-heads"), r"_bf16_d\d+\.cu|_half_d(16|64|128)\.cu"),
-    "box-64": Setting("box", torch.bfloat16, ("x-3d-64",), r"_half_d\d+\.cu|_bf16_d(32|128)\.cu", BORROWED),
-    "box-128": Setting("box", torch.bfloat16, ("x-3d-128",), r"_half_d\d+\.cu|_bf16_d(32|64)\.cu", BORROWED),
+    "band-16": Setting("band", torch.bfloat16, ("b-16",), r"_half_d\d+\.cu|_bf16_d(32|64|128)\.cu", SHARED),
+    "band-64": Setting("band", torch.bfloat16, ("b-64", "b-1d-13"), r"_half_d\d+\.cu|_bf16_d(16|32|128)\.cu", SHARED),
+    "band-128": Setting("band", torch.bfloat16, ("b-128",), r"_half_d\d+\.cu|_bf16_d(16|32|64)\.cu", SHARED),
+    "band-half": Setting("band", torch.float16, ("b-13x17",), r"_bf16_d\d+\.cu|_half_d(16|64|128)\.cu", SHARED),
+    "box-64": Setting("box", torch.bfloat16, ("x-3d-64",), r"_half_d\d+\.cu|_bf16_d(32|128)\.cu", SHARED, BORROWED),
+    "box-128": Setting("box", torch.bfloat16, ("x-3d-128",), r"_half_d\d+\.cu|_bf16_d(32|64)\.cu", SHARED, BORROWED),
 }
 
 
@@ -128,6 +130,7 @@ def main() -> int:
     missed = 0
     for name in arguments.settings:
         chosen = [mutation for mutation in mutations(name) if arguments.only in str(mutation)]
+        chosen = [mutation for mutation in chosen if re.search(SETTINGS[name].only, str(mutation))]
         if arguments.list:
             print(*chosen, sep="\n")
             continue

@@ -94,10 +94,7 @@ def test_gradient_of_the_output_alone(family: str, case: Case, dtype: torch.dtyp
 def test_a_device_with_little_shared_memory(dtype: torch.dtype) -> None:
     """The box kernels have one plane at a time in shared memory where two do not fit."""
     case = NAMED["x-3d-large"]
-    options = [Options(architecture=architecture) for architecture in (86, 90)]
-    found = [run("box", case, dtype, options=one) for one in options]
-    check(case, dtype, found[0])
-    assert found[0].keys() == found[1].keys()
+    check(case, dtype, run("box", case, dtype, options=Options(architecture=86)))
 
 
 FAR = [

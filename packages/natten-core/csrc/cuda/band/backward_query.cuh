@@ -289,13 +289,13 @@ query_pass(const QueryPassParams<T> p) {
   // What is needed for this alone is found anew.
   const Part whole = part_of(p.cut, anew(int(blockIdx.y)), 0);
   const int threads = int(min_of(p.cut.tiles, ceil_div(whole.map.length_x - whole.x, kTileX))) * 32;
-  const uint32_t own = uint32_t(warp) * uint32_t(sums_bytes(p.cut.kernel_y, p.cut.kernel_x));
+  const int entries_of_map = (2 * p.cut.kernel_y - 1) * (2 * p.cut.kernel_x - 1);
+  const uint32_t one = uint32_t(sums_bytes(p.cut.kernel_y, p.cut.kernel_x));
+  const uint32_t first_bins = tile.sums.bins - uint32_t(warp) * one;
   dev::bar_sync(1, threads);
-  for (int e = int(threadIdx.x); e < (2 * p.cut.kernel_y - 1) * (2 * p.cut.kernel_x - 1); e += threads) {
+  for (int e = int(threadIdx.x); e < entries_of_map; e += threads) {
     float sum = 0.f;
-    for (int w = 0; w < threads / 32; ++w)
-      sum += dev::lds<float>(tile.sums.bins - own + w * uint32_t(sums_bytes(p.cut.kernel_y, p.cut.kernel_x)) +
-                             uint32_t(e * 4));
+    for (int w = 0; w < threads / 32; ++w) sum += dev::lds<float>(first_bins + uint32_t(w) * one + uint32_t(e * 4));
     dev::stg(block_grad_rpb(p) + e, sum);
   }
 }
