@@ -23,7 +23,6 @@ OBSTACLES = cuda.device_obstacles(None) if torch.cuda.is_available() else ("torc
 pytestmark = pytest.mark.skipif(bool(OBSTACLES), reason="; ".join(OBSTACLES))
 
 FAMILIES = ("dense", "band", "box", "simt")
-FORWARD_ONLY = ("box",)  # their backward is another family's
 QK: dict[int, Any] = {1: natten_core.na1d_qk, 2: natten_core.na2d_qk, 3: natten_core.na3d_qk}
 AV: dict[int, Any] = {1: natten_core.na1d_av, 2: natten_core.na2d_av, 3: natten_core.na3d_av}
 PACKED = {1: natten_core.na1d_qkvpacked, 2: natten_core.na2d_qkvpacked, 3: natten_core.na3d_qkvpacked}
@@ -115,13 +114,10 @@ def use(family: str) -> None:
     _loader._C.cuda_use_only(family)  # type: ignore[union-attr]
 
 
-def forward_by(family: str, function: Any) -> Any:
-    """What `function` returns with the one family in use; its backward too is the family's, where it has one."""
+def by(family: str, function: Any) -> Any:
+    """What `function` returns with the one family in use, now and in its backward."""
     use(family)
-    found = function()
-    if family in FORWARD_ONLY:
-        use("")
-    return found
+    return function()
 
 
 def poison() -> None:
@@ -144,7 +140,7 @@ def attend(family: str, case: Case) -> Any:
 
     def function(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         poison()
-        output, lse = forward_by(family, lambda: call(case, there(tensors)))
+        output, lse = by(family, lambda: call(case, there(tensors)))
         return output.cpu(), lse.cpu()
 
     return function
@@ -164,7 +160,7 @@ def test_packed_values_and_gradients(family: str, case: Case, dtype: torch.dtype
         moved = there(tensors)
         qkv = torch.stack([moved.pop("query"), moved.pop("key"), moved.pop("value")], -3)
         settings = {**moved, **case.settings}
-        output, lse = forward_by(family, lambda: attend_packed(qkv, **settings, return_lse=True, backend="cuda"))
+        output, lse = by(family, lambda: attend_packed(qkv, **settings, return_lse=True, backend="cuda"))
         return output.cpu(), lse.cpu()
 
     compare(case, dtype, packed)
@@ -215,7 +211,7 @@ def on_device(case: Case, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def run(case: Case, tensors: dict[str, Tensor], family: str = "") -> list[Tensor]:
-    output, lse = forward_by(family, lambda: call(case, tensors))
+    output, lse = by(family, lambda: call(case, tensors))
     ones = (torch.ones_like(output), torch.ones_like(lse))
     found = torch.autograd.grad((output, lse), tuple(tensors.values()), ones)
     return [output.detach(), lse.detach(), *found]
@@ -251,7 +247,7 @@ def test_any_strides_with_a_unit_last_one(family: str, case: Case, dtype: torch.
     pair = grads.to("cuda"), torch.randn(case.batch, *case.spatial, case.heads, device="cuda")
 
     def function(tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = forward_by(wanted, lambda: call(case, tensors))
+        found: tuple[Tensor, Tensor] = by(wanted, lambda: call(case, tensors))
         return found
 
     plain = results(function, on_device(case, dtype), (pair[0].contiguous(), pair[1]))
@@ -409,7 +405,9 @@ def test_explain() -> None:
     assert single.passed_over[0] == ("dense", "it does not support a dtype other than fp16 and bf16")
     assert "not cuda (dense): it does not support a dtype" in str(single)
     shifted = torch.randn(x.numel() + 1, device="cuda").bfloat16()[1:].view_as(x)
-    assert explain(shifted, shifted, shifted, 7, dilation=2).kernel == "simt"
+    explanation = explain(shifted, shifted, shifted, 7, dilation=2)
+    assert explanation.kernel == "simt"
+    assert explanation.passed_over[-1][0] == "simt, 16 bytes at a time"
     assert explain(x, x, x, 7, stride=2).backend == "cuda"
     assert not fallback(lambda: na2d(x, x, x, 7, stride=2))
     video = torch.randn(1, 4, 9, 10, 2, 32, device="cuda", dtype=torch.bfloat16)

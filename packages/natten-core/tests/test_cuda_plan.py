@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("kernels")
 
 
 def plan(
-    architecture: int = 90, only: str = "", tensor_cores: bool = True, **changes: Any
+    architecture: int = 90, only: str = "", tensor_cores: bool = True, backward: bool = False, **changes: Any
 ) -> tuple[str, dict[str, str]]:
     settings: dict[str, Any] = {
         "dtype": "bfloat16",
@@ -36,7 +36,7 @@ def plan(
     rank = len(settings["spatial"])
     settings = {"stride": (1,) * rank, "is_causal": (False,) * rank, **settings}
     problem = _loader._C.Problem(**settings)  # type: ignore[union-attr]
-    family, rejected = _loader._C.cuda_plan(problem, architecture, tensor_cores, only)  # type: ignore[union-attr]
+    family, rejected = _loader._C.cuda_plan(problem, architecture, tensor_cores, only, backward)  # type: ignore[union-attr]
     return family, dict(rejected)
 
 
@@ -97,6 +97,32 @@ def test_the_best_family_that_can(changes: dict[str, Any], family: str) -> None:
     chosen, rejected = plan(**changes)
     assert chosen == family
     assert list(rejected) == families[: families.index(family)]
+
+
+VIDEO = {"spatial": (16, 56, 56), "dilation": (1, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "family"),
+    [
+        ({}, "band"),
+        ({"dilation": (8, 8)}, "dense"),
+        ({**VIDEO, "kernel_size": (3, 7, 7)}, "box"),
+        ({**VIDEO, "kernel_size": (3, 7, 7), "head_dim": 128, "head_dim_v": 128}, "box"),
+        ({**VIDEO, "kernel_size": (9, 9, 9)}, "box"),
+        # The sums of the bias gradient of every warp beside its table and its boxes.
+        ({**VIDEO, "kernel_size": (9, 9, 9), "architecture": 86, "head_dim": 64, "head_dim_v": 64}, "simt"),
+        ({**VIDEO, "kernel_size": (3, 7, 7), "architecture": 86, "head_dim": 128, "head_dim_v": 128}, "box"),
+        ({**VIDEO, "kernel_size": (13, 13, 13)}, "simt"),
+        ({"dtype": "float32"}, "simt"),
+        ({"architecture": 75}, "simt"),
+    ],
+    ids=str,
+)
+def test_the_best_family_for_a_backward(changes: dict[str, Any], family: str) -> None:
+    chosen, rejected = plan(backward=True, **changes)
+    assert chosen == family
+    assert all(rejected.values())
 
 
 def test_reasons_are_for_people() -> None:

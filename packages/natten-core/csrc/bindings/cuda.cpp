@@ -7,6 +7,7 @@
 
 #include "bindings/args.h"
 #include "cuda/dispatch.h"
+#include "cuda/simt/simt.h"
 #include "natten_core/problem.h"
 
 namespace py = pybind11;
@@ -108,7 +109,8 @@ py::dict cuda_devices() {
   return all;
 }
 
-// What a forward of such tensors runs on: the family, and those before it with their reasons.
+// What a forward of such tensors runs on: the family, and those before it with their reasons, the faster form of the
+// last family among them.
 py::tuple cuda_choice(const Problem& problem, int device, const py::object& query, const py::object& key,
                       const py::object& value) {
   ForwardArgs args;
@@ -119,6 +121,9 @@ py::tuple cuda_choice(const Problem& problem, int device, const py::object& quer
   py::list passed_over;
   for (const cuda::Rejection& one : variant.passed_over)
     passed_over.append(py::make_tuple(cuda::name(one.family), one.reason));
+  if (variant.family == cuda::Family::kSimt)
+    if (const char* reason = cuda::simt::not_vectorized(args))
+      passed_over.append(py::make_tuple("simt, 16 bytes at a time", reason));
   return py::make_tuple(cuda::name(variant.family), py::tuple(passed_over));
 }
 

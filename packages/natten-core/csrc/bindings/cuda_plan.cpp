@@ -53,10 +53,14 @@ Problem problem(const std::string& dtype, int64_t batch, int64_t heads, int64_t 
 
 using Named = std::vector<std::pair<std::string, std::string>>;
 
-// Of a problem that lies well in memory.
-py::tuple cuda_plan(const Problem& problem, int architecture, bool tensor_cores, const std::string& only) {
-  const cuda::Family family = only.empty() ? cuda::Family::kNone : cuda::family_of(only);
-  const cuda::Variant variant = cuda::explain(problem, {architecture, tensor_cores, family});
+// Of the forward of a problem that lies well in memory, or of its backward with a bias.
+py::tuple cuda_plan(const Problem& problem, int architecture, bool tensor_cores, const std::string& only,
+                    bool backward) {
+  const cuda::Facts facts{architecture, tensor_cores, only.empty() ? cuda::Family::kNone : cuda::family_of(only)};
+  BackwardArgs args;
+  float bias = 0;
+  args.forward.problem = problem, args.forward.rpb = args.grad_rpb = &bias;
+  const cuda::Variant variant = backward ? cuda::explain(args, facts) : cuda::explain(problem, facts);
   Named passed_over;
   for (const cuda::Rejection& one : variant.passed_over) passed_over.emplace_back(cuda::name(one.family), one.reason);
   return py::make_tuple(cuda::name(variant.family), passed_over);
@@ -71,13 +75,13 @@ std::vector<std::string> cuda_families() {
 }  // namespace
 
 void add_cuda_plan(py::module_& module) {
-  py::class_<Problem>(module, "Problem")
+  py::class_<Problem>(module, "Problem", py::module_local())
       .def(py::init(&problem), py::arg("dtype"), py::arg("batch"), py::arg("heads"), py::arg("heads_kv"),
            py::arg("head_dim"), py::arg("head_dim_v"), py::arg("additional"), py::arg("spatial"),
            py::arg("kernel_size"), py::arg("stride"), py::arg("dilation"), py::arg("is_causal"), py::arg("scale"))
       .def("__repr__", &cuda::describe);
   module.def("cuda_plan", &cuda_plan, py::arg("problem"), py::arg("architecture"), py::arg("tensor_cores") = true,
-             py::arg("only") = "");
+             py::arg("only") = "", py::arg("backward") = false);
   module.def("cuda_families", &cuda_families);
   module.def("cuda_runs_on", &cuda::runs_on, py::arg("built"), py::arg("architecture"));
 }

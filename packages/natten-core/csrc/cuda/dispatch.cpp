@@ -9,6 +9,7 @@
 #include "cuda/band/band.h"
 #include "cuda/box/box.h"
 #include "cuda/dense/dense.h"
+#include "cuda/device/check.h"
 #include "cuda/device/launch.h"
 #include "cuda/simt/simt.h"
 #include "cuda/simt/two_stage.h"
@@ -23,14 +24,6 @@ std::atomic<Family>& only() {
     return wanted == nullptr || *wanted == '\0' ? Family::kNone : family_of(wanted);
   }();
   return family;
-}
-
-void check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
-  cudaGetLastError();  // or the next launch would be told of this error
-  const std::string text = std::string(what) + ": " + cudaGetErrorString(error);
-  if (error == cudaErrorMemoryAllocation) throw OutOfMemory(text);
-  throw std::runtime_error(text);
 }
 
 int attribute(cudaDeviceAttr which, int device) {
@@ -163,6 +156,7 @@ void backward(const BackwardArgs& args, int device, void* stream, const std::fun
     switch (family) {
       case Family::kDense: return dense::backward(args, workspace(dense::backward_workspace(args)), launch);
       case Family::kBand: return band::backward(args, workspace(band::backward_workspace(args)), launch);
+      case Family::kBox: return box::backward(args, workspace(box::backward_workspace(args)), launch);
       case Family::kSimt: return simt::backward(args, workspace(simt::backward_workspace(args)), launch);
       default: throw std::logic_error("a family without kernels was chosen");
     }

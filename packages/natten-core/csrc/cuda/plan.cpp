@@ -3,7 +3,6 @@
 #include <cstdlib>
 #include <sstream>
 #include <stdexcept>
-#include <type_traits>
 
 #include "cuda/band/band.h"
 #include "cuda/box/box.h"
@@ -129,6 +128,11 @@ bool is_far(const BackwardArgs& args) {
   return is_far(args.forward);
 }
 
+// What the box kernels judge: their backward may need more shared memory than their forward.
+const Problem& box_work(const Problem& problem) { return problem; }
+const Problem& box_work(const ForwardArgs& args) { return args.problem; }
+const BackwardArgs& box_work(const BackwardArgs& args) { return args; }
+
 template <class Work>
 const char* reason(Family family, const Work& work, const Facts& facts) {
   if (const char* why = device_reason(family, problem_of(work), facts)) return why;
@@ -138,8 +142,7 @@ const char* reason(Family family, const Work& work, const Facts& facts) {
     return is_far(work) ? "a sample that spans 2^31 elements" : alignment_reason(work);
   }
   if (family == Family::kBox) {
-    if (std::is_same<Work, BackwardArgs>::value) return "the backward pass";
-    if (const char* why = box::unsupported(problem_of(work), facts.architecture)) return why;
+    if (const char* why = box::unsupported(box_work(work), facts.architecture)) return why;
     return is_far(work) ? "a sample that spans 2^31 elements" : alignment_reason(work);
   }
   return simt::unsupported(problem_of(work));

@@ -32,6 +32,8 @@ COMPILER = os.environ.get("CXX") or "g++"
 FLAGS = ["-std=c++17", "-O1", "-march=native", "-ffp-contract=off", "-fPIC", "-pthread", "-fvisibility=hidden"]
 FLAGS += ["-Wall", "-Wextra", "-Wno-unknown-pragmas"]
 PARALLEL = 2
+# Kernels of other families that a family starts.
+_BORROWED = {"box": ("band/backward_reduce.cu",)}
 
 
 def unavailable() -> str:
@@ -87,7 +89,12 @@ def module(
         jobs = []
         for source in sources:
             of_source = (flags or {}).get(source, [])
-            job = (source, home / f"{source.name}.o", [*FLAGS, *include, *of_source])
+            alike = sum(source.name == other.name for other in sources) > 1
+            job = (
+                source,
+                home / f"{source.parent.name if alike else ''}{source.name}.o",
+                [*FLAGS, *include, *of_source],
+            )
             if changed is not None and (moved := _moved(source, job[1], changed)):
                 job = (moved, changed / f"{source.name}.o", [*FLAGS, f"-I{changed / 'csrc'}", *include, *of_source])
             jobs.append(job)
@@ -101,7 +108,7 @@ def module(
                 old.unlink()
             # Lazily bound: what a family declares but does not have is an error only when it is called.
             _run([COMPILER, "-shared", "-pthread", "-Wl,-z,lazy", *objects, "-o", str(library)])
-        return _load(str(library))
+        return load(str(library))
 
 
 def warnings(name: str) -> str:
@@ -112,6 +119,7 @@ def warnings(name: str) -> str:
 def _sources(family: str) -> list[Path]:
     folder = CSRC / "cuda" / family
     kernels = sorted(folder.glob("*.cu"))
+    kernels += [CSRC / "cuda" / path for path in _BORROWED.get(family, ()) if kernels]
     return [*kernels, *sorted(folder.glob("*.cpp"))] if (folder / f"{family}.h").is_file() and kernels else []
 
 
@@ -158,7 +166,8 @@ def _run(command: list[str]) -> str:
 
 
 @lru_cache
-def _load(path: str) -> ModuleType:
+def load(path: str) -> ModuleType:
+    """The module at `path`, whose name is like no other's."""
     name = f"cuda_host_{Path(path).stem}._cuda_host"  # pybind11 makes one module for each name
     spec = importlib.util.spec_from_file_location(name, path, loader=ExtensionFileLoader(name, path))
     assert spec is not None

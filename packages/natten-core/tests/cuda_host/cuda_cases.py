@@ -79,6 +79,7 @@ BOX = [
     Case("x-3d-8", (3, 5, 7), (3, 3, 3), head_dim=8, batch=1),
     Case("x-3d-64", (3, 7, 10), (3, 5, 3), head_dim=64, batch=1, heads=1),
     Case("x-3d-128", (3, 5, 12), (2, 3, 11), head_dim=128, batch=1, heads=1),
+    Case("x-3d-large", (7, 9, 11), (7, 9, 9), head_dim=64, batch=1, heads=1),  # one stage, not two, on sm_86
     Case("x-3d-grouped", (3, 5, 7), (3, 3, 3), head_dim=32, batch=1, heads=4, heads_kv=2),
     Case("x-3d-scale-large", (3, 6, 9), (3, 3, 3), head_dim=32, batch=1, scale=3.0),  # weights grow late
     Case("x-1d", (131,), (7,), head_dim=32),

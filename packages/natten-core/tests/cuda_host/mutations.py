@@ -1,6 +1,6 @@
 """Takes one barrier, wait, commit or swizzle out of the kernels at a time, and tells whether the tests would notice.
 
-    python mutations.py [--list] [--only TEXT] simt dense band box
+    python mutations.py [--list] [--only TEXT] simt dense band box band-16 band-64 band-128 band-half box-64 box-128
 
 Each mutant is compiled and run on a few cases. It is noticed if the emulator reports something, a result is wrong, or
 shared memory is passed over more often than before.
@@ -34,30 +34,49 @@ _XOR = re.compile(r" \^ ")
 class Setting(NamedTuple):
     """What mutants of a family are tried on."""
 
+    family: str
     dtype: torch.dtype
     cases: tuple[str, ...]
     without: str = ""  # sources that these cases do not need
-    backward: bool = True
-    borrowed: tuple[str, ...] = ()  # headers of other families whose mutants are tried on these cases too
+    only: str = ""  # regular expression of the mutants that these cases can notice
+    borrowed: tuple[str, ...] = ()  # files of other families whose mutants are tried on these cases too
 
 
+BORROWED = ("band/fragments.h", "band/signals.h", "band/backward_bias.h", "band/backward_reduce.cu")
+SHARED = "fragments|signals|syncthreads|backward_bias"
 SETTINGS = {
     "simt": Setting(
-        torch.float32, ("2d-dilated-remainder", "2d-head-dim-32", "2d-head-dim-67"), r"^(float16|bfloat16|float64)\.cu"
+        "simt",
+        torch.float32,
+        ("2d-dilated-remainder", "2d-head-dim-32", "2d-head-dim-67"),
+        r"^(float16|bfloat16|float64)\.cu",
     ),
-    "dense": Setting(torch.bfloat16, ("d-dilated-remainder", "d-128", "d-many-maps", "d-128-many-maps"), r"_half\.cu"),
+    "dense": Setting(
+        "dense",
+        torch.bfloat16,
+        ("d-dilated-remainder", "d-128", "d-many-maps", "d-128-many-maps"),
+        r"_half\.cu",
+    ),
     "band": Setting(
+        "band",
         torch.bfloat16,
         ("b-dilated-remainder", "b-grouped", "b-wide", "b-tall", "b-idle-warp", "b-many-samples"),
         r"_half_d\d+\.cu|_bf16_d(16|64|128)\.cu",
     ),
     "box": Setting(
+        "box",
         torch.bfloat16,
-        ("x-3d-7", "x-3d-dilated", "x-3d-tall", "x-many-planes", "x-1d-dilated"),
+        ("x-3d-7", "x-3d-dilated", "x-3d-wide", "x-3d-grouped", "x-3d-tall", "x-1d-dilated", "x-many-planes"),
         r"_half_d\d+\.cu|_bf16_d(64|128)\.cu",
-        backward=False,
-        borrowed=("band/fragments.h", "band/signals.h"),
+        borrowed=BORROWED,
     ),
+    # Other head_dims and the other dtype: kernels of their own, from the same lines.
+    "band-16": Setting("band", torch.bfloat16, ("b-16",), r"_half_d\d+\.cu|_bf16_d(32|64|128)\.cu", SHARED),
+    "band-64": Setting("band", torch.bfloat16, ("b-64", "b-1d-13"), r"_half_d\d+\.cu|_bf16_d(16|32|128)\.cu", SHARED),
+    "band-128": Setting("band", torch.bfloat16, ("b-128",), r"_half_d\d+\.cu|_bf16_d(16|32|64)\.cu", SHARED),
+    "band-half": Setting("band", torch.float16, ("b-13x17",), r"_bf16_d\d+\.cu|_half_d(16|64|128)\.cu", SHARED),
+    "box-64": Setting("box", torch.bfloat16, ("x-3d-64",), r"_half_d\d+\.cu|_bf16_d(32|128)\.cu", SHARED, BORROWED),
+    "box-128": Setting("box", torch.bfloat16, ("x-3d-128",), r"_half_d\d+\.cu|_bf16_d(32|64)\.cu", SHARED, BORROWED),
 }
 
 
@@ -71,10 +90,10 @@ class Mutation(NamedTuple):
         return f"{self.path.relative_to(cuda_builder.CSRC / 'cuda')}:{self.line}: {self.before.strip()}"
 
 
-def mutations(family: str) -> Iterator[Mutation]:
-    cuda = cuda_builder.CSRC / "cuda"
-    own = sorted(path for path in (cuda / family).iterdir() if path.suffix in {".h", ".cuh", ".cu"})
-    for path in [*own, *(cuda / name for name in SETTINGS[family].borrowed)]:
+def mutations(name: str) -> Iterator[Mutation]:
+    cuda, setting = cuda_builder.CSRC / "cuda", SETTINGS[name]
+    own = sorted(path for path in (cuda / setting.family).iterdir() if path.suffix in {".h", ".cuh", ".cu"})
+    for path in [*own, *(cuda / name for name in setting.borrowed)]:
         for number, line in enumerate(path.read_text().splitlines(), 1):
             code = line.split("//")[0]
             for found in _CALL.finditer(code):
@@ -83,13 +102,12 @@ def mutations(family: str) -> Iterator[Mutation]:
                 yield Mutation(path, number, line, line[: found.start()] + " + 0 * " + line[found.end() :])
 
 
-def outcome(family: str, changed: Path | None, before: dict[str, int]) -> str:
+def outcome(setting: Setting, changed: Path | None, before: dict[str, int]) -> str:
     """Why the mutant is noticed; empty if it is not. Without a mutant, `before` is filled."""
-    setting = SETTINGS[family]
     for name in setting.cases:
         options = Options(changed=changed, without=setting.without, count_banks=True, multiprocessors=4)
         try:
-            found = run(family, NAMED[name], setting.dtype, options=options, backward=setting.backward)
+            found = run(setting.family, NAMED[name], setting.dtype, options=options)
             check(NAMED[name], setting.dtype, found, slack=1e-6)
         except EmulatorError as error:
             return f"{name}: {str(error).splitlines()[0][:100]}"
@@ -105,29 +123,30 @@ def outcome(family: str, changed: Path | None, before: dict[str, int]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("families", nargs="*", default=cuda_builder.families())
+    parser.add_argument("settings", nargs="*", default=list(SETTINGS), choices=SETTINGS)
     parser.add_argument("--list", action="store_true", help="say what would be tried")
     parser.add_argument("--only", default="", help="mutants whose description contains this")
     arguments = parser.parse_args()
     missed = 0
-    for family in arguments.families:
-        chosen = [mutation for mutation in mutations(family) if arguments.only in str(mutation)]
+    for name in arguments.settings:
+        chosen = [mutation for mutation in mutations(name) if arguments.only in str(mutation)]
+        chosen = [mutation for mutation in chosen if re.search(SETTINGS[name].only, str(mutation))]
         if arguments.list:
             print(*chosen, sep="\n")
             continue
         before: dict[str, int] = {}
-        if wrong := outcome(family, None, before):
-            print(f"{family} without a mutation: {wrong}")
+        if wrong := outcome(SETTINGS[name], None, before):
+            print(f"{name} without a mutation: {wrong}")
             return 1
         for mutation in chosen:
-            noticed = tried(family, mutation, before)
+            noticed = tried(SETTINGS[name], mutation, before)
             missed += not noticed
             print(f"{'ok    ' if noticed else 'MISSED'} {mutation}\n         {noticed}", flush=True)
     print(f"{missed} missed")
     return int(missed > 0)
 
 
-def tried(family: str, mutation: Mutation, before: dict[str, int]) -> str:
+def tried(setting: Setting, mutation: Mutation, before: dict[str, int]) -> str:
     with tempfile.TemporaryDirectory(prefix="natten-mutant-") as folder:
         changed = Path(folder)
         copy = changed / "csrc" / mutation.path.relative_to(cuda_builder.CSRC)
@@ -135,7 +154,7 @@ def tried(family: str, mutation: Mutation, before: dict[str, int]) -> str:
         lines = mutation.path.read_text().splitlines()
         lines[mutation.line - 1] = mutation.after
         copy.write_text("\n".join(lines) + "\n")
-        return outcome(family, changed, before)
+        return outcome(setting, changed, before)
 
 
 if __name__ == "__main__":

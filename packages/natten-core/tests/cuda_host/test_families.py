@@ -8,12 +8,11 @@ import cuda_builder
 import pytest
 import torch
 from cuda_cases import BAND, BOX, DENSE, HALVES, NAMED, TENSOR_CORES, check, expected, run
-from cuda_harness import Options, unsupported
+from cuda_harness import Options, run_backward, run_forward, unsupported
 from natten_cases import CASES, Case, relative_error
 
 NAMES = {torch.float32: "float32", torch.float64: "float64", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 FAMILIES = cuda_builder.families()
-FORWARD_ONLY = ("box",)
 
 
 def reason(family: str, case: Case, dtype: torch.dtype) -> str | None:
@@ -49,7 +48,7 @@ FEW = [
 @pytest.mark.parametrize(("family", "case", "dtype"), RUNS)
 def test_values_and_gradients(family: str, case: Case, dtype: torch.dtype) -> None:
     assert reason(family, case, dtype) is None
-    check(case, dtype, run(family, case, dtype, backward=family not in FORWARD_ONLY))
+    check(case, dtype, run(family, case, dtype))
 
 
 @pytest.mark.parametrize("layout", ["packed", "heads-first", "spread", "odd"])
@@ -59,15 +58,14 @@ def test_layouts(family: str, case: Case, dtype: torch.dtype, layout: str) -> No
         pytest.skip("the plan gives rows that are not aligned to simt")
     if layout == "packed" and not case.plain:
         pytest.skip("query, key and value are not of one shape")
-    check(case, dtype, run(family, case, dtype, layout, backward=family not in FORWARD_ONLY))
+    check(case, dtype, run(family, case, dtype, layout))
 
 
 @pytest.mark.parametrize(("family", "case", "dtype"), FEW)
 def test_neither_order_nor_device_changes_a_bit(family: str, case: Case, dtype: torch.dtype) -> None:
-    backward = family not in FORWARD_ONLY
-    first = run(family, case, dtype, backward=backward)
+    first = run(family, case, dtype)
     for options in (Options(seed=1, multiprocessors=2), Options(seed=6, threads=1, multiprocessors=1000)):
-        for name, tensor in run(family, case, dtype, options=options, backward=backward).items():
+        for name, tensor in run(family, case, dtype, options=options).items():
             assert torch.equal(tensor, first[name]), name
 
 
@@ -75,14 +73,12 @@ def test_neither_order_nor_device_changes_a_bit(family: str, case: Case, dtype: 
 def test_rounding_of_the_hardware(family: str, case: Case, dtype: torch.dtype) -> None:
     """Sums of products that are cut off, and approximations that are as bad as they may be."""
     options = Options(mma_truncate=True, jitter=2.0**-22)
-    found = run(family, case, dtype, options=options, backward=family not in FORWARD_ONLY)
+    found = run(family, case, dtype, options=options)
     check(case, dtype, found, slack=0 if dtype in HALVES else 2.0**-18)
 
 
 @pytest.mark.parametrize(("family", "case", "dtype"), FEW)
 def test_gradient_of_the_output_alone(family: str, case: Case, dtype: torch.dtype) -> None:
-    if family in FORWARD_ONLY:
-        pytest.skip("the plan gives the backward to simt")
     found = run(family, case, dtype, grad_lse=False)
     inputs, _, _ = expected(case.name, dtype)
     exact = {name: inputs[name].double().requires_grad_() for name in inputs if not name.startswith("grad_")}
@@ -92,3 +88,37 @@ def test_gradient_of_the_output_alone(family: str, case: Case, dtype: torch.dtyp
         assert relative_error(found[f"grad_{name}"], grad) < (4 if dtype in HALVES else 16) * torch.finfo(dtype).eps, (
             name
         )
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_a_device_with_little_shared_memory(dtype: torch.dtype) -> None:
+    """The box kernels have one plane at a time in shared memory where two do not fit."""
+    case = NAMED["x-3d-large"]
+    check(case, dtype, run("box", case, dtype, options=Options(architecture=86)))
+
+
+FAR = [
+    *over("simt", [NAMED["2d"]], (torch.float32,)),
+    *over("dense", [NAMED["d-7x7"]]),
+    *over("band", [NAMED["b-9x10"]]),
+    *over("box", [NAMED["x-3d-even"]]),
+]
+
+
+@pytest.mark.parametrize(("family", "case", "dtype"), FAR)
+def test_samples_far_apart(family: str, case: Case, dtype: torch.dtype) -> None:
+    """More than 2 ** 32 elements from one sample to the next, of memory that is hardly touched."""
+    inputs, _, _ = expected(case.name, dtype)
+    assert case.batch == 2
+    far = torch.empty((1 << 32) + (1 << 22), dtype=dtype)
+    views = {}
+    for i, name in enumerate(("query", "key", "value")):
+        given = inputs[name]
+        views[name] = far[i << 20 :].as_strided(given.shape, (1 << 32, *given.stride()[1:])).copy_(given)
+    settings = {**case.settings, "rpb": inputs["rpb"]}
+    output, lse = run_forward(family, *views.values(), **settings)
+    grads = run_backward(
+        family, inputs["grad_output"], output, lse, *views.values(), **settings, grad_lse=inputs["grad_lse"]
+    )
+    found = {f"grad_{name}": grad for name, grad in grads._asdict().items() if grad is not None}
+    check(case, dtype, {"output": output, "lse": lse, **found})

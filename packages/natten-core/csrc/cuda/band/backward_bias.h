@@ -18,19 +18,21 @@ struct BiasSums {
   int lane, width;  // relative columns
   int shift;  // the first key column's relative column for the first query column, negated
 
-  // For a tile of queries at column x whose keys begin at column key_x. The bins become 0.
-  DEV_FN void set(uint32_t shared, const Map& map, int lane_, int x, int key_x) {
-    scratch = shared, bins = shared + kScratch * 4;
-    lane = lane_, width = 2 * map.kernel_x - 1, shift = x - key_x - (map.kernel_x - 1);
-    for (int e = lane; e < (2 * map.kernel_y - 1) * width; e += 32) dev::sts(bins + uint32_t(e * 4), 0.f);
-    dev::syncwarp();
+  // For a tile of queries at column x whose keys begin at column key_x, and `rows` relative rows. The bins, the warp's
+  // own as the scratch area is, become 0.
+  DEV_FN void set(uint32_t scratch_, uint32_t bins_, int rows, int kernel_x, int lane_, int x, int key_x) {
+    scratch = scratch_, bins = bins_, lane = lane_;
+    width = 2 * kernel_x - 1, shift = x - key_x - (kernel_x - 1);
+    for (int e = lane; e < rows * width; e += 32) dev::sts(bins + uint32_t(e * 4), 0.f);
   }
 
+  DEV_FN void write(uint32_t to, int tile, float first, float second) const {
+    dev::sts(to + uint32_t(((lane >> 2) * kScratchColumns + tile * 8 + (lane & 3) * 2) * 4),
+             dev::vec<float, 2>{{first, second}});
+  }
   DEV_FN void write(uint32_t to, const float (&value)[kTiles][2]) const {
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t)
-      dev::sts(to + uint32_t(((lane >> 2) * kScratchColumns + t * 8 + (lane & 3) * 2) * 4),
-               dev::vec<float, 2>{{value[t][0], value[t][1]}});
+    for (int t = 0; t < kTiles; ++t) write(to, t, value[t][0], value[t][1]);
   }
   DEV_FN void gather(uint32_t from, int relative_column, int relative_row) const {
     dev::syncwarp();
@@ -47,6 +49,10 @@ struct BiasSums {
     }
     dev::syncwarp();
   }
+
+  // Adds a row of sums: tile by tile, then all at once where it is to be kept.
+  DEV_FN void put(int tile, float first, float second) const { write(scratch, tile, first, second); }
+  DEV_FN void add_put(int relative_row) const { gather(scratch, lane, relative_row); }
 
   DEV_FN void add(int relative_row, const float (&value)[kTiles][2]) const {
     write(scratch, value);

@@ -67,8 +67,8 @@ NATTEN_INLINE int sums_bytes(int kernel_y, int kernel_x) {
   return (kScratch + ((2 * kernel_y - 1) * (2 * kernel_x - 1) + 3) / 4 * 4) * 4;
 }
 
-// Key rows that the query-major pass takes for two rows of queries; `at_once` of them in one go.
-NATTEN_INLINE int key_rows_of(int kernel_y, int at_once) { return (kernel_y + at_once) / at_once * at_once; }
+// Warps of a multiprocessor that the registers of the backward kernels allow.
+constexpr int backward_warps(int head_dim, int tiles) { return head_dim > 32 ? 8 : tiles == 2 ? 16 : 12; }
 
 // Where the key tiles must begin for none to need more than `columns` query columns: 0 to -7; 1 if that is impossible.
 inline int key_origin(const Map& map, int columns) {

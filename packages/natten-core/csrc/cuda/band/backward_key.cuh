@@ -5,43 +5,39 @@
 // Scores are transposed, [keys, queries], so that they are factors of both gradients without any shuffle.
 #pragma once
 
-#include "cuda/band/backward_geometry.h"
+#include "cuda/band/backward_key_sums.h"
 #include "cuda/band/backward_params.h"
 #include "cuda/band/backward_ring.h"
 #include "cuda/band/backward_table.h"
 
 namespace natten_core::cuda::band {
 
-// kFixed: exactly 7 rows; then the steps away from borders have their 8 query rows unrolled.
+// kFixed: exactly 7 rows; then the steps away from borders know which of their 8 query rows see which keys.
 template <int kTiles_, bool kFixed_, int D>
 struct KeyShape {
   static constexpr int kTiles = kTiles_;
   static constexpr bool kFixed = kFixed_;
   static constexpr int kRows = 8;
   static constexpr int kColumns = kTiles * 8;
-  static constexpr int kAtOnce = kTiles == 3 ? 2 : 1;  // query rows; products over queries take pairs of n-tiles
+  static constexpr int kBlocks = backward_warps(D, kTiles) == 16 ? 2 : 1;
   using Table = BackwardTable<kTiles>;
 };
 
-template <class T, class Shape, int D>
+template <class T, class Shape, class R, int D>
 struct KeyTile {
-  static constexpr int kTiles = Shape::kTiles, kAll = Shape::kAtOnce * kTiles;
-  static constexpr int kStep = 16 * D;  // bytes of 8 columns
+  static constexpr int kTiles = Shape::kTiles, kStep = 16 * D;  // bytes of 8 columns
+  using Sums = KeySums<R, D>;
 
   BackwardRing<T, D> ring;
   RowOffsets<D> query_offsets;  // in a row of the ring, of the lane's query of the first n-tile
-  uint32_t query_offset;  // likewise, of its address for ldmatrix
+  uint32_t pair_offset, single_offset;  // likewise, of its address for ldmatrix of two n-tiles, and of one
   uint32_t statistics;  // [slots, 2, columns], at the lane's column of the first n-tile as an accumulator's column
-  int lane;
   float scale_log2;
   Map map;
   typename Shape::Table table;
 
   struct Keys {
-    RowPair<D> key, value;
-  };
-  struct Sums {
-    float key[D / 8][4] = {}, value[D / 8][4] = {};
+    RowPair<D> key, value;  // no value where the gradient of keys is not asked for
   };
 
   // What the upper key row had for the previous query row: the lower one has it for this.
@@ -55,105 +51,99 @@ struct KeyTile {
     }
   };
 
-  // Weights and score gradients of the query row that the ring has at `at`; `upper` are the biases of the upper key
-  // row.
-  DEV_FN void weigh(float (*weight)[4], float (*grad)[4], const Keys& k, uint32_t at, uint32_t upper,
-                    float (&lower)[kTiles][2]) const {
-    const uint32_t row_statistics = statistics + at / (D / 4);
+  // The query row `row`, which the ring has at `at`, for the key rows y and y + 1.
+  DEV_FN void take(Sums& sums, Previous& previous, const Keys& k, uint32_t at, int y, int row) const {
+    const int begin = start_y(map, row), relative = y - row + map.kernel_y - 1;
+    const bool upper_seen = y >= begin && y < begin + map.kernel_y;
+    const bool lower_seen = y + 1 >= begin && y + 1 < begin + map.kernel_y;
+    if (lower_seen != previous.seen) {  // at borders, and where either begins or ends
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t) {
-      const auto bias = dev::lds<dev::vec<float, 2>>(upper + uint32_t(t * 256));
-      float score[4] = {bias[0], bias[1], lower[t][0], lower[t][1]};
-      lower[t][0] = bias[0], lower[t][1] = bias[1];
-      const auto query = load_shared_row<D>(ring.first + at + uint32_t(t * kStep), query_offsets);
-      multiply_rows<T, D>(score, k.key, query);
-      const auto lse = dev::lds<dev::vec<float, 2>>(row_statistics + uint32_t(t * 32));
-      const auto delta = dev::lds<dev::vec<float, 2>>(row_statistics + uint32_t(t * 32 + ring.columns * 4));
-      float (&w)[4] = weight[t];
-      float (&g)[4] = grad[t];
-      g[0] = g[2] = delta[0], g[1] = g[3] = delta[1];
-      const auto output = load_shared_row<D>(ring.second + at + uint32_t(t * kStep), query_offsets);
-      multiply_rows<T, D>(g, k.value, output);
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        w[i] = dev::ex2(dev::fma(score[i], scale_log2, lse[i & 1]));
-        g[i] *= w[i];
+      for (int t = 0; t < kTiles; ++t) {
+        const auto bias =
+            dev::lds<dev::vec<float, 2>>((lower_seen ? table.at(relative + 1) : table.hidden) + uint32_t(t * 256));
+        previous.bias[t][0] = bias[0], previous.bias[t][1] = bias[1];
       }
     }
-  }
-
-  // Query rows `row` ... before `end`, for the key rows y and y + 1. The ring has them at row_at.
-  DEV_FN void take(Sums& sums, Previous& previous, const Keys& k, const uint32_t (&row_at)[Shape::kAtOnce], int y,
-                   int row, int end) const {
-    float weight[kAll][4], grad[kAll][4];
-#pragma unroll
-    for (int a = 0; a < Shape::kAtOnce; ++a) {
-      const int begin = start_y(map, row + a), relative = y - row - a + map.kernel_y - 1;
-      const bool there = row + a < end;
-      const bool upper_seen = there && y >= begin && y < begin + map.kernel_y;
-      const bool lower_seen = there && y + 1 >= begin && y + 1 < begin + map.kernel_y;
-      if (lower_seen != previous.seen) {  // at borders, and where either begins or ends
-#pragma unroll
-        for (int t = 0; t < kTiles; ++t) {
-          const auto bias =
-              dev::lds<dev::vec<float, 2>>((lower_seen ? table.at(relative + 1) : table.hidden) + uint32_t(t * 256));
-          previous.bias[t][0] = bias[0], previous.bias[t][1] = bias[1];
-        }
-      }
-      previous.seen = upper_seen;
-      weigh(weight + a * kTiles, grad + a * kTiles, k, row_at[a], upper_seen ? table.at(relative) : table.hidden,
-            previous.bias);
-    }
-    add(sums, weight, grad, row_at);
+    previous.seen = upper_seen;
+    add(sums, k, at, upper_seen ? table.at(relative) : table.hidden, previous.bias);
   }
 
   // All query rows of a step away from borders; the ring has the first at `at`.
   DEV_FN void take_all(Sums& sums, const Keys& k, uint32_t at) const {
     Previous previous;
     const uint32_t first = table.at(9);  // the row of queries 3 before the upper keys
-#pragma unroll
+#pragma unroll 1  // unrolled, it takes more registers than there are
     for (int j = 0; j < Shape::kRows; ++j) {
-      float weight[kAll][4], grad[kAll][4];
-      weigh(weight, grad, k, at, j + 1 < Shape::kRows ? first - uint32_t(j * Shape::Table::kRowBytes) : table.hidden,
-            previous.bias);
-      add(sums, weight, grad, {at});
+      add(sums, k, at, j + 1 < Shape::kRows ? first - uint32_t(j * Shape::Table::kRowBytes) : table.hidden,
+          previous.bias);
       at = ring.next(at);
     }
   }
 
-  DEV_FN void add(Sums& sums, const float (&weight)[kAll][4], const float (&grad)[kAll][4],
-                  const uint32_t (&row_at)[Shape::kAtOnce]) const {
-    const bool odd = lane & 8;  // the lane addresses queries of a pair's second n-tile
+ private:
+  // The query row that the ring has at `at`; `upper` are the biases of the upper key row.
+  DEV_FN void add(Sums& sums, const Keys& k, uint32_t at, uint32_t upper, float (&lower)[kTiles][2]) const {
+    const uint32_t query = ring.first + at, output = ring.second + at, numbers = statistics + at / (D / 4);
 #pragma unroll
-    for (int n = 0; n < kAll; n += 2) {
-      const uint32_t w[4] = {dev::pack<T>(weight[n][0], weight[n][1]), dev::pack<T>(weight[n][2], weight[n][3]),
-                             dev::pack<T>(weight[n + 1][0], weight[n + 1][1]),
-                             dev::pack<T>(weight[n + 1][2], weight[n + 1][3])};
-      const uint32_t g[4] = {dev::pack<T>(grad[n][0], grad[n][1]), dev::pack<T>(grad[n][2], grad[n][3]),
-                             dev::pack<T>(grad[n + 1][0], grad[n + 1][1]),
-                             dev::pack<T>(grad[n + 1][2], grad[n + 1][3])};
-      uint32_t at = row_at[n / kTiles] + uint32_t(n % kTiles * kStep);
-      if (kTiles == 3 && odd) at = row_at[(n + 1) / kTiles] + uint32_t((n + 1) % kTiles * kStep - kStep);
-#pragma unroll
-      for (int d = 0; d < D / 16; ++d) {
-        uint32_t query[4], output[4];
-        dev::ldmatrix_x4_trans(output, ring.second + at + (query_offset ^ uint32_t(d << 5)));
-        dev::mma<T>(sums.value[2 * d], w, output[0], output[1]);
-        dev::mma<T>(sums.value[2 * d + 1], w, output[2], output[3]);
-        dev::ldmatrix_x4_trans(query, ring.first + at + (query_offset ^ uint32_t(d << 5)));
-        dev::mma<T>(sums.key[2 * d], g, query[0], query[1]);
-        dev::mma<T>(sums.key[2 * d + 1], g, query[2], query[3]);
+    for (int t = 0; t < kTiles; t += 2) {  // products over queries take two n-tiles
+      float weight[2][4], grad[2][4];
+      weigh(weight[0], grad[0], k, query, output, numbers, t, upper, lower[t]);
+      const uint32_t step = uint32_t(t * kStep);
+      if (t + 1 == kTiles) {
+        if constexpr (R::kValue) add_product<T, D>(sums.value, Factor<T>(weight[0]), output + step, single_offset);
+        if constexpr (R::kKey) add_product<T, D>(sums.key, Factor<T>(grad[0]), query + step, single_offset);
+      } else {
+        weigh(weight[1], grad[1], k, query, output, numbers, t + 1, upper, lower[t + 1]);
+        if constexpr (R::kValue)
+          add_product<T, D>(sums.value, Factor<T>(weight[0], weight[1]), output + step, pair_offset);
+        if constexpr (R::kKey) add_product<T, D>(sums.key, Factor<T>(grad[0], grad[1]), query + step, pair_offset);
       }
+    }
+  }
+
+  // Weights and score gradients of the n-tile t. `lower` are the biases of the lower key row, and then of the upper.
+  DEV_FN void weigh(float (&weight)[4], float (&grad)[4], const Keys& k, uint32_t query, uint32_t output,
+                    uint32_t numbers, int t, uint32_t upper, float (&lower)[2]) const {
+    const auto bias = dev::lds<dev::vec<float, 2>>(upper + uint32_t(t * 256));
+    float score[4] = {bias[0], bias[1], lower[0], lower[1]};
+    lower[0] = bias[0], lower[1] = bias[1];
+    multiply_rows<T, D>(score, k.key, load_shared_row<D>(query + uint32_t(t * kStep), query_offsets));
+    const auto lse = dev::lds<dev::vec<float, 2>>(numbers + uint32_t(t * 32));
+    if constexpr (R::kKey) {
+      const auto delta = dev::lds<dev::vec<float, 2>>(numbers + uint32_t(t * 32 + ring.columns * 4));
+      grad[0] = grad[2] = delta[0], grad[1] = grad[3] = delta[1];
+      multiply_rows<T, D>(grad, k.value, load_shared_row<D>(output + uint32_t(t * kStep), query_offsets));
+    }
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      weight[i] = dev::ex2(dev::fma(score[i], scale_log2, lse[i & 1]));
+      if constexpr (R::kKey) grad[i] *= weight[i];
     }
   }
 };
 
+// Adds what the lane kept of the heads of a group before, and keeps the sums for the next.
+template <int N>
+DEV_FN void keep(float (&sums)[N][4], dev::vec<float, 4>* kept, bool has_before, bool has_next) {
+#pragma unroll
+  for (int n = 0; n < N; ++n) {
+    float (&s)[4] = sums[n];
+    if (has_before) {
+      const auto before = dev::ldg(kept + n * 32);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) s[i] += before[i];
+    }
+    if (has_next) dev::stg(kept + n * 32, dev::vec<float, 4>{{s[0], s[1], s[2], s[3]}});
+  }
+}
+
 // The warp that loads.
 template <class T, class Shape, int D>
 DEV_FN void load_queries(const KeyPassParams<T>& p, const Part& part, const BackwardRing<T, D>& ring,
-                         const Signals& signals, uint32_t statistics, int residue, int first) {
+                         const Signals& signals, uint32_t statistics, int first) {
   const Map map = part.map;
-  const int residues = p.cut.dilation_y * p.cut.dilation_x, lane = int(threadIdx.x & 31), columns = ring.columns;
+  const int residues = p.cut.dilation_y * p.cut.dilation_x, residue = residue_of(p.cut, part);
+  const int lane = int(threadIdx.x & 31), columns = ring.columns;
   StepsDone steps{signals};
   int step = 0;
   for (int member = 0; member < p.group; ++member) {
@@ -192,13 +182,31 @@ DEV_FN void load_queries(const KeyPassParams<T>& p, const Part& part, const Back
   }
 }
 
-template <class T, class Shape, int D>
-DEV_KERNEL((kMaxTiles + 1) * 32, D <= 32 ? 2 : 1)
+// The part of the block, found from its number each time: kept, it takes registers from the loops.
+template <class T>
+DEV_FN Part key_part(const KeyPassParams<T>& p) {
+  Part part = part_of(p.cut, anew(int(blockIdx.y)), anew(int(blockIdx.z)));
+  part.x += p.origin[part.residue_x >= p.cut.extent_x % p.cut.dilation_x];
+  return part;
+}
+
+// Where the lane keeps the sums of a step for the next head of the group; see KeyPassParams.
+template <int D, class T>
+DEV_FN dev::vec<float, 4>* kept_sums(const KeyPassParams<T>& p, int sample, int warp, int y) {
+  const Part part = key_part(p);
+  const int strip = int(blockIdx.y) / p.cut.bands % p.cut.strips, residues = p.cut.dilation_y * p.cut.dilation_x;
+  const int64_t map_number = (int64_t(sample) * gridDim.x + blockIdx.x) * residues + residue_of(p.cut, part);
+  const int64_t pairs = (p.map_size / (2 * p.length_x) + 1) / 2, tiles = int64_t(p.cut.strips) * p.cut.tiles;
+  return p.sums + ((map_number * pairs + y / 2) * tiles + strip * p.cut.tiles + warp) * (D / 4 * 32) +
+         (threadIdx.x & 31);
+}
+
+template <class T, class Shape, class R, int D>
+DEV_KERNEL((kMaxTiles + 1) * 32, Shape::kBlocks)
 key_pass(const KeyPassParams<T> p) {
   const int key_head = int(blockIdx.x);
-  Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
+  const Part part = key_part(p);
   const Map map = part.map;
-  part.x += p.origin[part.residue_x >= p.cut.extent_x % p.cut.dilation_x];
   if (part.x >= map.length_x || part.y >= map.length_y) return;
 
   DEV_SMEM(shared);
@@ -214,28 +222,27 @@ key_pass(const KeyPassParams<T> p) {
   if (threadIdx.x == 0) signals.start(warps);
   const uint32_t tables = signals.base + kSignalBytes;
   const uint32_t one_table = uint32_t(table_bytes(map.kernel_y, Shape::kTiles));
-  const int residues = p.cut.dilation_y * p.cut.dilation_x;
-  const int residue = part.residue_y * p.cut.dilation_x + part.residue_x;
-  const auto fill_tables = [&](int head, int threads) {
+  const auto fill_tables = [&](const Part& of, int head, int threads) {
     const int entries = (2 * map.kernel_y - 1) * (2 * map.kernel_x - 1);
     const float* rpb = p.rpb ? p.rpb + int64_t(head) * entries : nullptr;
-    Shape::Table::template fill_all<ByKeys>(tables, map, part.x, warps, rpb, 1.f / p.scale, threads);
+    Shape::Table::template fill_all<ByKeys>(tables, of.map, of.x, warps, rpb, 1.f / p.scale, threads);
   };
-  fill_tables(key_head * p.group, int(blockDim.x));
+  fill_tables(part, key_head * p.group, int(blockDim.x));
   dev::syncthreads();
-  if (warp == p.cut.tiles) return load_queries<T, Shape, D>(p, part, ring, signals, statistics, residue, first);
+  if (warp == p.cut.tiles) return load_queries<T, Shape, D>(p, part, ring, signals, statistics, first);
   const int x = part.x + warp * kTileX;  // of the warp's keys
   if (x >= map.length_x) return;
 
   const int query_x = first_query_column(map, x, Shape::kColumns);
-  KeyTile<T, Shape, D> tile{ring,
-                            RowOffsets<D>(query_x - first + group, quad_lane),
-                            shared_offset<D>(query_x - first + (lane & 15), lane >> 4),
-                            statistics + uint32_t((query_x - first + quad_lane * 2) * 4),
-                            lane,
-                            p.scale * kLog2e,
-                            map,
-                            {}};
+  using Own = KeyTile<T, Shape, R, D>;
+  Own tile{ring,
+           RowOffsets<D>(query_x - first + group, quad_lane),
+           shared_offset<D>(query_x - first + (lane & 15), lane >> 4),
+           shared_offset<D>(query_x - first + (lane & 7), lane >> 4),
+           statistics + uint32_t((query_x - first + quad_lane * 2) * 4),
+           p.scale * kLog2e,
+           map,
+           {}};
   tile.table.set(tables + uint32_t(table_number<ByKeys>(map, part.x, warp, p.cut.tiles, Shape::kColumns)) * one_table,
                  lane);
   const bool stored = x + group >= 0 && x + group < map.length_x;
@@ -245,20 +252,21 @@ key_pass(const KeyPassParams<T> p) {
   for (int member = 0; member < p.group; ++member) {
     if (member > 0 && p.rpb) {
       dev::bar_sync(1, warps * 32);
-      fill_tables(key_head * p.group + member, warps * 32);
+      fill_tables(key_part(p), key_head * p.group + member, warps * 32);
       dev::bar_sync(1, warps * 32);
     }
     for (int sample = part.batch; sample < part.batch_end; ++sample) {
-      LaneRows<const T> key(p.key, p.cut, part, sample, key_head, part.y, column);
-      LaneRows<const T> value(p.value, p.cut, part, sample, key_head, part.y, column);
-      LaneRows<T> grad_key(p.grad_key, p.cut, part, sample, key_head, part.y, column);
-      LaneRows<T> grad_value(p.grad_value, p.cut, part, sample, key_head, part.y, column);
-      RowWords<D> keys[2], values[2];
+      const Part part = key_part(p);
+      const auto rows_of = [&](const auto& view, int y) {
+        return LaneRows(view, p.cut, part, sample, key_head, y, column);
+      };
+      RowWords<D> keys[2], values[2] = {};
       const auto fetch = [&](int y) {
+        const auto key = rows_of(p.key, y), value = rows_of(p.value, y);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          keys[h] = load_row<D>(key.next(), p.head_dim, quad_lane, y + h < map.length_y);
-          values[h] = load_row<D>(value.next(), p.head_dim, quad_lane, y + h < map.length_y);
+          keys[h] = load_row<D>(key[h], p.head_dim, quad_lane, y + h < map.length_y);
+          if (R::kKey) values[h] = load_row<D>(value[h], p.head_dim, quad_lane, y + h < map.length_y);
         }
       };
 
@@ -268,61 +276,33 @@ key_pass(const KeyPassParams<T> p) {
         const int begin = seen_begin_y(map, y), end = seen_end_y(map, y);
         uint32_t at = at_begin;
         at_begin = ring.next(at_begin, seen_begin_y(map, y + kTileY) - begin);
-        const typename KeyTile<T, Shape, D>::Keys k{{keys[0], keys[1]}, {values[0], values[1]}};
-        typename KeyTile<T, Shape, D>::Sums sums;
+        const typename Own::Keys k{{keys[0], keys[1]}, {values[0], values[1]}};
+        typename Own::Sums sums;
         signals.wait_loaded(step);
         if (Shape::kFixed && y >= Shape::kRows - 1 && y + Shape::kRows < map.length_y) {
           if constexpr (Shape::kFixed) tile.take_all(sums, k, at);
         } else {
-          typename KeyTile<T, Shape, D>::Previous previous;
-          for (int row = begin; row < end; row += Shape::kAtOnce) {
-            uint32_t row_at[Shape::kAtOnce];
-#pragma unroll
-            for (int a = 0; a < Shape::kAtOnce; ++a) {
-              const bool there = row + a < end;  // else any row will do
-              row_at[a] = there ? at : row_at[0];
-              if (there) at = ring.next(at);
-            }
-            tile.take(sums, previous, k, row_at, y, row, end);
+          typename Own::Previous previous;
+#pragma unroll 1
+          for (int row = begin; row < end; ++row) {
+            tile.take(sums, previous, k, at, y, row);
+            at = ring.next(at);
           }
         }
         signals.set_done(step, lane);
         if (y + kTileY < part.y_end) fetch(y + kTileY);
 
         if (p.group > 1) {  // sums of the heads so far, kept by the lanes that made them
-          const int64_t pairs = (p.map_size / (2 * p.length_x) + 1) / 2, tiles = int64_t(p.cut.strips) * p.cut.tiles;
-          const int64_t strip = blockIdx.y / p.cut.bands % p.cut.strips;
-          const int64_t map_number = (int64_t(sample) * gridDim.x + key_head) * residues + residue;
-          auto* kept =
-              p.sums + ((map_number * pairs + y / 2) * tiles + strip * p.cut.tiles + warp) * (D / 4 * 32) + lane;
-#pragma unroll
-          for (int n = 0; n < D / 4; ++n) {
-            float (&s)[4] = n < D / 8 ? sums.key[n < D / 8 ? n : 0] : sums.value[n < D / 8 ? 0 : n - D / 8];
-            if (member > 0) {
-              const auto before = dev::ldg(kept + n * 32);
-#pragma unroll
-              for (int i = 0; i < 4; ++i) s[i] += before[i];
-            }
-            if (member < p.group - 1) dev::stg(kept + n * 32, dev::vec<float, 4>{{s[0], s[1], s[2], s[3]}});
-          }
+          auto* kept = kept_sums<D>(p, sample, warp, y);
+          if constexpr (R::kKey) keep(sums.key, kept, member > 0, member < p.group - 1);
+          if constexpr (R::kValue) keep(sums.value, kept + D / 8 * 32, member > 0, member < p.group - 1);
           if (member < p.group - 1) continue;
         }
+        const auto grad_key = rows_of(p.grad_key, y), grad_value = rows_of(p.grad_value, y);
 #pragma unroll
-        for (int h = 0; h < 2; ++h) {
-          uint32_t key_words[D / 8], value_words[D / 8];
-#pragma unroll
-          for (int n = 0; n < D / 8; ++n) {
-            key_words[n] = dev::pack<T>(sums.key[n][2 * h] * p.scale, sums.key[n][2 * h + 1] * p.scale);
-            value_words[n] = dev::pack<T>(sums.value[n][2 * h], sums.value[n][2 * h + 1]);
-          }
-          to_chunks<D>(key_words, quad_lane);
-          to_chunks<D>(value_words, quad_lane);
-          T *const key_to = grad_key.next(), *const value_to = grad_value.next();
-          if (stored && y + h < map.length_y) {
-            store_row<D>(key_to, key_words, p.head_dim, quad_lane);
-            store_row<D>(value_to, value_words, p.head_dim, quad_lane);
-          }
-        }
+        for (int h = 0; h < 2; ++h)
+          sums.template store<T>(h, p.scale, stored && y + h < map.length_y, grad_key[h], grad_value[h], p.head_dim,
+                                 quad_lane);
       }
     }
   }

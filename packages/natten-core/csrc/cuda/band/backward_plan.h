@@ -61,7 +61,7 @@ int set_strips(PassPlan& plan, int most, int column_bytes, int tile_bytes) {
 // strip fits, `shared` stays above the limit.
 template <class By>
 void choose_strips(PassPlan& plan, int head_dim, int column_bytes, int tile_bytes, int limit) {
-  const int warps = head_dim <= 32 ? 16 : 8;  // that registers allow; a block has one that loads
+  const int warps = backward_warps(head_dim, plan.tiles);  // a block has one that loads
   int64_t best_score = -1;
   int best = 1;
   for (int most = kMaxTiles; most > 0; --most) {
@@ -100,7 +100,7 @@ inline PassPlan plan_query_pass(const Problem& problem, bool has_bias, int limit
   const int kernel_y = int(problem.kernel[kY]), kernel_x = int(problem.kernel[kX]);
   plan.tiles = kernel_x <= 9 ? 2 : 3;
   plan.cut = cut_of(problem, plan.tiles * 8);
-  plan.slots = key_rows_of(kernel_y, plan.tiles == 3 ? 2 : 1) + kTileY;
+  plan.slots = kernel_y + 1 + kTileY;
   const int dim = padded(problem.head_dim);
   choose_strips<ByQueries>(plan, dim, dim * 4, has_bias ? sums_bytes(kernel_y, kernel_x) : 0, limit);
   return plan;

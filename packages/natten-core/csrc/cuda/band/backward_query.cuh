@@ -11,14 +11,16 @@
 
 namespace natten_core::cuda::band {
 
-// Kernels of up to 8 * (kTiles - 1) + 1 columns. kFixed: exactly 7 rows and at most 8 columns, all key rows unrolled.
+// Kernels of up to 8 * (kTiles - 1) + 1 columns. kFixed: exactly 7 rows and at most 8 columns; then the key rows are
+// unrolled, and registers sum the gradient of the bias.
 template <int kTiles_, bool kFixed_, int D>
 struct QueryShape {
   static constexpr int kTiles = kTiles_;
   static constexpr bool kFixed = kFixed_;
   static constexpr int kColumns = kTiles * 8;
-  static constexpr int kAtOnce = kTiles == 3 ? 2 : 1;  // key rows; products over keys take pairs of n-tiles
   static constexpr int kRows = kFixed ? 8 : 0;
+  static constexpr int kBlocks = backward_warps(D, kTiles) == 16 ? 2 : 1;
+  static constexpr bool kAhead = D <= 64;  // the queries of a step are fetched at the end of the one before
   using Table = BackwardTable<kTiles>;
   using Sums = BiasSums<kTiles>;
 };
@@ -26,16 +28,14 @@ struct QueryShape {
 // What the lanes of a warp know of its tile.
 template <class T, class Shape, int D>
 struct QueryTile {
-  static constexpr int kTiles = Shape::kTiles, kAll = Shape::kAtOnce * kTiles;
-  static constexpr int kStep = 16 * D;  // bytes of 8 columns
+  static constexpr int kTiles = Shape::kTiles, kStep = 16 * D;  // bytes of 8 columns
 
   BackwardRing<T, D> ring;
   RowOffsets<D> key_offsets;  // in a row of the ring, of the lane's key of the first n-tile
-  uint32_t key_offset;  // likewise, of its address for ldmatrix
+  uint32_t pair_offset, single_offset;  // likewise, of its address for ldmatrix of two n-tiles, and of one
   typename Shape::Table table = {};
   typename Shape::Sums sums = {};
   Map map = {};
-  int lane = 0;
   float scale_log2 = 0.f;
   bool has_grad = false;  // of the bias
 
@@ -45,8 +45,7 @@ struct QueryTile {
     float delta[4];  // negated, as an accumulator
   };
   struct Previous {
-    float bias[kTiles][2];  // of the previous key row and the upper query row
-    float grad[kTiles][2];  // likewise, if not kFixed
+    float grad[kTiles][2];  // of the previous key row and the upper query row, if not kFixed
   };
   float fixed[Shape::kFixed ? 7 : 1][kTiles][2] = {};  // bias gradients by key row from the upper query row's first
   int relation = 0;  // relative row of that key row, for them
@@ -63,74 +62,54 @@ struct QueryTile {
     }
   }
 
-  // Key rows j ... of the tile whose first is relative row `first_row` for the upper query row; the ring has them at
-  // row_at, the table of biases at `biases`. `shift` is by how many rows the windows of the lower query row begin after
-  // those of the upper: 0 or 1.
-  DEV_FN void take(float (&grad_query)[D / 8][4], const Queries& q, const uint32_t (&row_at)[Shape::kAtOnce], int j,
-                   uint32_t biases, int first_row, int shift, Previous& previous) {
-    float grad[kAll][4];
+  // Key row `row` of the tile whose first is relative row `first_row` for the upper query row; the ring has it at `at`,
+  // the table the biases of the first at `biases`. `shift` is by how many rows the windows of the lower query row begin
+  // after those of the upper: 0 or 1.
+  DEV_FN void take(float (&grad_query)[D / 8][4], const Queries& q, uint32_t at, int row, uint32_t biases,
+                   int first_row, int shift, Previous& previous) {
+    const uint32_t above = biases + uint32_t((row - 1) * Shape::Table::kRowBytes);
+    const uint32_t upper = row < map.kernel_y ? above + Shape::Table::kRowBytes : table.hidden;
+    const uint32_t lower = row >= shift && row < map.kernel_y + shift ? above : table.hidden;
 #pragma unroll
-    for (int a = 0; a < Shape::kAtOnce; ++a) {
-      const int row = j + a;
-      const uint32_t above = biases + uint32_t((row - 1) * Shape::Table::kRowBytes);
-      const uint32_t upper = row < map.kernel_y ? above + Shape::Table::kRowBytes : table.hidden;
-      const bool lower_seen = row >= shift && row < map.kernel_y + shift;
-#pragma unroll
-      for (int t = 0; t < kTiles; ++t) {
-        const auto bias = dev::lds<dev::vec<float, 2>>(upper + uint32_t(t * 256));
-        float score[4] = {bias[0], bias[1], previous.bias[t][0], previous.bias[t][1]};
-        if (row == 0 || row >= map.kernel_y) {
-          const auto lower = dev::lds<dev::vec<float, 2>>((lower_seen ? above : table.hidden) + uint32_t(t * 256));
-          score[2] = lower[0], score[3] = lower[1];
-        }
-        previous.bias[t][0] = bias[0], previous.bias[t][1] = bias[1];
-        const auto key = load_shared_row<D>(ring.first + row_at[a] + uint32_t(t * kStep), key_offsets);
-        multiply_rows<T, D>(score, q.query, key);
-        float (&g)[4] = grad[a * kTiles + t];
-        const auto value = load_shared_row<D>(ring.second + row_at[a] + uint32_t(t * kStep), key_offsets);
-        multiply_rows_from<T, D>(g, q.delta, q.grad, value);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) g[i] *= dev::ex2(dev::fma(score[i], scale_log2, q.lse[i >> 1]));
-      }
-      if (Shape::kFixed || has_grad) add_bias(grad + a * kTiles, row, first_row, shift, previous);
-    }
-
-    const bool odd = lane & 8;  // the lane addresses keys of a pair's second n-tile
-#pragma unroll
-    for (int n = 0; n < kAll; n += 2) {
-      const uint32_t factor[4] = {dev::pack<T>(grad[n][0], grad[n][1]), dev::pack<T>(grad[n][2], grad[n][3]),
-                                  dev::pack<T>(grad[n + 1][0], grad[n + 1][1]),
-                                  dev::pack<T>(grad[n + 1][2], grad[n + 1][3])};
-      uint32_t at = row_at[n / kTiles] + uint32_t(n % kTiles * kStep);
-      if (kTiles == 3 && odd) at = row_at[(n + 1) / kTiles] + uint32_t((n + 1) % kTiles * kStep - kStep);
-#pragma unroll
-      for (int d = 0; d < D / 16; ++d) {
-        uint32_t key[4];
-        dev::ldmatrix_x4_trans(key, ring.first + at + (key_offset ^ uint32_t(d << 5)));
-        dev::mma<T>(grad_query[2 * d], factor, key[0], key[1]);
-        dev::mma<T>(grad_query[2 * d + 1], factor, key[2], key[3]);
+    for (int t = 0; t < kTiles; t += 2) {  // products over keys take two n-tiles
+      const uint32_t key = ring.first + at + uint32_t(t * kStep), value = ring.second + at + uint32_t(t * kStep);
+      float first[4], second[4];
+      differentiate(first, q, key, value, row, t, upper, lower, previous);
+      if (t + 1 == kTiles) {
+        add_product<T, D>(grad_query, Factor<T>(first), key, single_offset);
+      } else {
+        differentiate(second, q, key + kStep, value + kStep, row, t + 1, upper, lower, previous);
+        add_product<T, D>(grad_query, Factor<T>(first, second), key, pair_offset);
       }
     }
+    // Row 0 has the lower query row's alone, and nothing where that row's windows begin later or it is not in the map.
+    const bool complete = row == 0 ? shift == 0 && first_row > 0 : row <= map.kernel_y;
+    if (complete && has_grad && (!Shape::kFixed || row == 0)) sums.add_put(first_row + row - 1);
   }
 
-  DEV_FN void add_bias(const float (*grad)[4], int row, int first_row, int shift, Previous& previous) {
-    float both[kTiles][2];
+ private:
+  // Score gradients of the n-tile t, of keys and values at `key` and `value`.
+  DEV_FN void differentiate(float (&grad)[4], const Queries& q, uint32_t key, uint32_t value, int row, int t,
+                            uint32_t upper, uint32_t lower, Previous& previous) {
+    const auto above = dev::lds<dev::vec<float, 2>>(upper + uint32_t(t * 256));
+    const auto below = dev::lds<dev::vec<float, 2>>(lower + uint32_t(t * 256));
+    float score[4] = {above[0], above[1], below[0], below[1]};
+    multiply_rows_from<T, D>(grad, q.delta, q.grad, load_shared_row<D>(value, key_offsets));
+    multiply_rows<T, D>(score, q.query, load_shared_row<D>(key, key_offsets));
 #pragma unroll
-    for (int t = 0; t < kTiles; ++t)
+    for (int i = 0; i < 4; ++i) grad[i] *= dev::ex2(dev::fma(score[i], scale_log2, q.lse[i >> 1]));
+    if constexpr (Shape::kFixed) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        if constexpr (Shape::kFixed) {
-          if (row < 7) fixed[row < 7 ? row : 0][t][i] += grad[t][i];
-          if (row > 0) fixed[row > 0 ? row - 1 : 0][t][i] += grad[t][2 + i];
-          both[t][i] = grad[t][2 + i];
-        } else {
-          both[t][i] = (row > 0 ? previous.grad[t][i] : 0.f) + grad[t][2 + i];
-          previous.grad[t][i] = grad[t][i];
-        }
+        if (row < 7) fixed[row < 7 ? row : 0][t][i] += grad[i];
+        if (row > 0) fixed[row > 0 ? row - 1 : 0][t][i] += grad[2 + i];
       }
-    // Row 0 has the lower query row's alone, and nothing where that row's windows begin later or it is not in the map.
-    const bool complete = row == 0 ? shift == 0 && first_row > 0 : !Shape::kFixed && row <= map.kernel_y;
-    if (complete && has_grad) sums.add(first_row + row - 1, both);
+      if (row == 0 && has_grad) sums.put(t, grad[2], grad[3]);
+    } else if (has_grad) {
+      float (&sum)[2] = previous.grad[t];
+      sums.put(t, row > 0 ? sum[0] + grad[2] : grad[2], row > 0 ? sum[1] + grad[3] : grad[3]);
+      sum[0] = grad[0], sum[1] = grad[1];
+    }
   }
 };
 
@@ -139,7 +118,7 @@ template <class T, class Shape, int D>
 DEV_FN void load_keys(const QueryPassParams<T>& p, const Part& part, const BackwardRing<T, D>& ring,
                       const Signals& signals, int head, int first) {
   const Map map = part.map;
-  const int key_rows = key_rows_of(map.kernel_y, Shape::kAtOnce), key_head = head / p.group;
+  const int key_rows = map.kernel_y + 1, key_head = head / p.group;
   StepsDone steps{signals};
   int step = 0;
   for (int sample = part.batch; sample < part.batch_end; ++sample) {
@@ -166,18 +145,23 @@ DEV_FN void load_keys(const QueryPassParams<T>& p, const Part& part, const Backw
   }
 }
 
+// Where the block's gradient of the bias goes.
+template <class T>
+DEV_FN float* block_grad_rpb(const QueryPassParams<T>& p) {
+  const int entries = (2 * p.cut.kernel_y - 1) * (2 * p.cut.kernel_x - 1);
+  return p.grad_rpb + ((int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * p.heads + blockIdx.x) * entries;
+}
+
 template <class T, class Shape, int D>
-DEV_KERNEL((kMaxTiles + 1) * 32, D <= 32 ? 2 : 1)
+DEV_KERNEL((kMaxTiles + 1) * 32, Shape::kBlocks)
 query_pass(const QueryPassParams<T> p) {
   const int head = int(blockIdx.x);
   const Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
   const Map map = part.map;
   const int entries = (2 * map.kernel_y - 1) * (2 * map.kernel_x - 1);
-  float* grad_rpb =
-      p.grad_rpb + ((int64_t(blockIdx.z) * gridDim.y + blockIdx.y) * p.heads + head) * (p.grad_rpb ? entries : 0);
   if (part.x >= map.length_x || part.y >= map.length_y) {
     if (p.grad_rpb)
-      for (int e = int(threadIdx.x); e < entries; e += int(blockDim.x)) dev::stg(grad_rpb + e, 0.f);
+      for (int e = int(threadIdx.x); e < entries; e += int(blockDim.x)) dev::stg(block_grad_rpb(p) + e, 0.f);
     return;
   }
 
@@ -202,8 +186,9 @@ query_pass(const QueryPassParams<T> p) {
 
   const int key_x = first_column(map, x, Shape::kColumns);
   QueryTile<T, Shape, D> tile{ring, RowOffsets<D>(key_x - first + group, quad_lane),
-                              shared_offset<D>(key_x - first + (lane & 15), lane >> 4)};
-  tile.map = map, tile.lane = lane;
+                              shared_offset<D>(key_x - first + (lane & 15), lane >> 4),
+                              shared_offset<D>(key_x - first + (lane & 7), lane >> 4)};
+  tile.map = map;
   if (Shape::kFixed) tile.map.kernel_y = 7;
   tile.table.set(
       tables + uint32_t(table_number<ByQueries>(map, part.x, warp, p.cut.tiles, Shape::kColumns)) * one_table, lane);
@@ -211,66 +196,58 @@ query_pass(const QueryPassParams<T> p) {
   tile.has_grad = p.grad_rpb != nullptr;
   const uint32_t all_sums = tables + uint32_t(p.cut.tables) * one_table;
   const uint32_t one_sums = uint32_t(sums_bytes(map.kernel_y, map.kernel_x));
-  if (tile.has_grad) tile.sums.set(all_sums + uint32_t(warp) * one_sums, map, lane, x, key_x);
+  const uint32_t own_sums = all_sums + uint32_t(warp) * one_sums;
+  if (tile.has_grad)
+    tile.sums.set(own_sums, own_sums + kScratch * 4, 2 * map.kernel_y - 1, map.kernel_x, lane, x, key_x);
   tile.relation = start_y(map, part.y) - part.y + map.kernel_y - 1;
 
   // A column beyond the map reads the last one.
   const int column = int(min_of(x + group, map.length_x - 1));
   const bool stored = x + group < map.length_x;
-  const int residue = part.residue_y * p.cut.dilation_x + part.residue_x;
 
   struct Fetched {
     RowWords<D> query[2], grad[2], output[2];
   };
   int step = 0;
   for (int sample = part.batch; sample < part.batch_end; ++sample) {
-    float* statistics =
-        p.statistics +
-        ((int64_t(sample) * p.heads + head) * p.cut.dilation_y * p.cut.dilation_x + residue) * p.map_size +
-        ((2 * part.y + quad_lane) * p.length_x + column);
-    LaneRows<const T> query(p.query, p.cut, part, sample, head, part.y, column);
-    LaneRows<const T> grad(p.grad_output, p.cut, part, sample, head, part.y, column);
-    LaneRows<const T> output(p.output, p.cut, part, sample, head, part.y, column);
-    // The log-sum-exp of the upper and lower row, and the gradients of both, in the lanes of a quad.
-    const bool has_lse = quad_lane < 2, has_number = has_lse || p.grad_lse.data;
-    LaneRows<const float> numbers(has_lse ? p.lse : p.grad_lse, p.cut, part, sample, head, part.y + (lane & 1), column);
-    numbers.step *= 2;
-    LaneRows<T> result(p.grad_query, p.cut, part, sample, head, part.y, column);
+    const auto rows_of = [&](const auto& view, int y) { return LaneRows(view, p.cut, part, sample, head, y, column); };
     Fetched f;
     const auto fetch = [&](int y) {
+      const auto query = rows_of(p.query, y), grad = rows_of(p.grad_output, y), output = rows_of(p.output, y);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const bool there = y + h < map.length_y;
-        f.query[h] = load_row<D>(query.next(), p.head_dim, quad_lane, there);
-        f.grad[h] = load_row<D>(grad.next(), p.head_dim, quad_lane, there);
-        f.output[h] = load_row<D>(output.next(), p.head_dim, quad_lane, there);
+        f.query[h] = load_row<D>(query[h], p.head_dim, quad_lane, there);
+        f.grad[h] = load_row<D>(grad[h], p.head_dim, quad_lane, there);
+        f.output[h] = load_row<D>(output[h], p.head_dim, quad_lane, there);
       }
     };
 
-    const int key_rows = key_rows_of(map.kernel_y, Shape::kAtOnce);
     uint32_t at_first = ring.at(start_y(map, part.y) % ring.slots);  // the keys of a step
-    fetch(part.y);
+    if (Shape::kAhead) fetch(part.y);
     for (int y = part.y; y < part.y_end; y += kTileY, ++step) {
       const int key_y = start_y(map, y), shift = start_y(map, y + 1) - key_y;
-      const float* const number_at = numbers.next();
+      if (!Shape::kAhead) fetch(y);
+      // The log-sum-exp of the upper and lower row, and the gradients of both, in the lanes of a quad.
+      const bool has_lse = quad_lane < 2;
+      const View<const float>& numbers = has_lse ? p.lse : p.grad_lse;
       float number = has_lse ? INFINITY : 0.f;  // rows beyond the map get no weight
-      if (has_number && y + (lane & 1) < map.length_y) number = dev::ldg(number_at);
+      if (numbers.data && y + (lane & 1) < map.length_y) number = dev::ldg(rows_of(numbers, y)[lane & 1]);
       typename QueryTile<T, Shape, D>::Queries q{{f.query[0], f.query[1]}, {f.grad[0], f.grad[1]}, {}, {}};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        // The lanes of a quad find all products with 8 outputs; that with the query's own is in one of them.
-        float products[4] = {};
-        multiply_rows<T, D>(products, q.grad, f.output[h]);
-        const float delta = dev::shfl(lane & 4 ? products[2 * h + 1] : products[2 * h], (lane & 28) | (lane >> 3));
+        const float delta = own_product<T, D>(q.grad, f.output[h], h, lane);
         q.delta[2 * h] = dev::shfl(number, (lane & 28) | 2 | h) - delta;
         q.delta[2 * h + 1] = distinct(q.delta[2 * h]);
         q.lse[h] = dev::shfl(number, (lane & 28) | h) * -kLog2e;
       }
       if (stored && y + (quad_lane >> 1) < map.length_y) {
         const float upper = lane & 1 ? q.delta[0] : q.lse[0], lower = lane & 1 ? q.delta[2] : q.lse[1];
-        dev::stg(statistics, has_lse ? upper : lower);
+        const int residues = p.cut.dilation_y * p.cut.dilation_x;
+        const int64_t map_number = (int64_t(sample) * p.heads + head) * residues + residue_of(p.cut, part);
+        const int to = (2 * y + quad_lane) * p.length_x + anew(column);
+        dev::stg(p.statistics + map_number * p.map_size + to, has_lse ? upper : lower);
       }
-      statistics += 4 * p.length_x;
 
       const int first_row = key_y - y + map.kernel_y - 1;
       if (Shape::kFixed && tile.has_grad && first_row != tile.relation) {
@@ -282,40 +259,44 @@ query_pass(const QueryPassParams<T> p) {
       uint32_t at = at_first;
       at_first = ring.next(at_first, start_y(map, y + kTileY) - key_y);
       signals.wait_loaded(step);
-      const auto take = [&](int j) {
-        uint32_t row_at[Shape::kAtOnce];
-#pragma unroll
-        for (int a = 0; a < Shape::kAtOnce; ++a) row_at[a] = at, at = ring.next(at);
-        tile.take(sum, q, row_at, j, tile.table.at(first_row), first_row, shift, previous);
+      const auto take = [&](int row) {
+        tile.take(sum, q, at, row, tile.table.at(first_row), first_row, shift, previous);
+        at = ring.next(at);
       };
       if constexpr (Shape::kFixed) {
 #pragma unroll
         for (int j = 0; j < Shape::kRows; ++j) take(j);
       } else {
-        for (int j = 0; j < key_rows; j += Shape::kAtOnce) take(j);
+#pragma unroll 1
+        for (int j = 0; j <= map.kernel_y; ++j) take(j);
       }
       signals.set_done(step, lane);
-      if (y + kTileY < part.y_end) fetch(y + kTileY);
+      if (Shape::kAhead && y + kTileY < part.y_end) fetch(y + kTileY);
 
+      const auto result = rows_of(p.grad_query, y);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         uint32_t words[D / 8];
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) words[n] = dev::pack<T>(sum[n][2 * h] * p.scale, sum[n][2 * h + 1] * p.scale);
         to_chunks<D>(words, quad_lane);
-        T* const to = result.next();
-        if (stored && y + h < map.length_y) store_row<D>(to, words, p.head_dim, quad_lane);
+        if (stored && y + h < map.length_y) store_row<D>(result[h], words, p.head_dim, quad_lane);
       }
     }
   }
   if (!tile.has_grad) return;
   tile.flush();
-  dev::bar_sync(1, warps * 32);
-  for (int e = int(threadIdx.x); e < entries; e += warps * 32) {
+  // What is needed for this alone is found anew.
+  const Part whole = part_of(p.cut, anew(int(blockIdx.y)), 0);
+  const int threads = int(min_of(p.cut.tiles, ceil_div(whole.map.length_x - whole.x, kTileX))) * 32;
+  const int entries_of_map = (2 * p.cut.kernel_y - 1) * (2 * p.cut.kernel_x - 1);
+  const uint32_t one = uint32_t(sums_bytes(p.cut.kernel_y, p.cut.kernel_x));
+  const uint32_t first_bins = tile.sums.bins - uint32_t(warp) * one;
+  dev::bar_sync(1, threads);
+  for (int e = int(threadIdx.x); e < entries_of_map; e += threads) {
     float sum = 0.f;
-    for (int w = 0; w < warps; ++w)
-      sum += dev::lds<float>(all_sums + uint32_t(w) * one_sums + uint32_t((kScratch + e) * 4));
-    dev::stg(grad_rpb + e, sum);
+    for (int w = 0; w < threads / 32; ++w) sum += dev::lds<float>(first_bins + uint32_t(w) * one + uint32_t(e * 4));
+    dev::stg(block_grad_rpb(p) + e, sum);
   }
 }
 

@@ -41,6 +41,15 @@ DEV_FN void multiply_rows_from(float (&sum)[4], const float (&start)[4], const R
   for (int s = 1; s < D / 16; ++s) dev::mma<T>(sum, rows.step[s], key.word[2 * s], key.word[2 * s + 1]);
 }
 
+// The product of each of the rows of half `h` with the row of another tensor that its lanes hold. The lanes of a quad
+// find those with the rows of all 8; that with its own is in one of them.
+template <class T, int D>
+DEV_FN float own_product(const RowPair<D>& rows, const RowWords<D>& other, int h, int lane) {
+  float products[4] = {};
+  multiply_rows<T, D>(products, rows, other);
+  return dev::shfl(lane & 4 ? products[2 * h + 1] : products[2 * h], (lane & 28) | (lane >> 3));
+}
+
 // A copy that the compiler takes for another value: else it makes an accumulator's start anew from one register each
 // time.
 DEV_FN float distinct(float x) {
@@ -50,26 +59,18 @@ DEV_FN float distinct(float x) {
   return x;
 }
 
-// A lane's place in a tensor, row after row of its column.
+// A lane's two rows of a step in a tensor. They are found anew for each step: to keep the ways in all tensors would
+// take registers that the loops over rows need.
 template <class T>
 struct LaneRows {
-  T* row;
+  T* upper;
   int step;
 
   DEV_FN LaneRows(const View<T>& view, const Cut& cut, const Part& part, int sample, int head, int y, int column) {
     const Steps steps(view, cut);
-    row = view.of(sample, head) + steps.at(part, y, column), step = steps.y;
-#if defined(__CUDACC__)
-    size_t at = __cvta_generic_to_global(row);
-    asm volatile("" : "+l"(at));  // else the compiler finds it anew for every row, from all the strides
-    row = static_cast<T*>(__cvta_global_to_generic(at));
-#endif
+    upper = view.of(anew(sample), head) + steps.at(part, anew(y), anew(column)), step = steps.y;
   }
-  DEV_FN T* next() {
-    T* const now = row;
-    row += step;
-    return now;
-  }
+  DEV_FN T* operator[](int h) const { return upper + h * step; }
 };
 
 // What the warp that loads knows of steps: all before `done` need their rows no more.

@@ -122,7 +122,7 @@ struct ForwardTile {
 #pragma unroll
       for (int d = 0; d < D / 16; ++d) {
         uint32_t value[4];
-        dev::ldmatrix_x4_trans(value, ring.second + at + (value_offset ^ uint32_t(d << 5)));
+        dev::ldmatrix_x4_trans(value, ring.second + at + matrix_offset(value_offset, d));
         dev::mma<T>(state.output[2 * d], a, value[0], value[1]);
         dev::mma<T>(state.output[2 * d + 1], a, value[2], value[3]);
       }

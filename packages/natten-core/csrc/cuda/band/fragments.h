@@ -50,18 +50,25 @@ DEV_FN RowWords<D> load_row(const T* row, int head_dim, int quad_lane, bool pres
 }
 
 // Where in a shared row of columns a lane finds its part of column `column`; the same for column + 8 but D * 16 bytes
-// on.
+// on. The permutation leaves alone which 128 bytes a chunk is in.
 template <int D>
 struct RowOffsets {
-  uint32_t chunk[D / 8 / kChunkWords<D>];
+  static constexpr int kChunks = D / 8 / kChunkWords<D>, kDistinct = kChunks < 2 ? kChunks : 2;
+  uint32_t chunk[kDistinct];
 
   DEV_FN RowOffsets(int column, int quad_lane) {
 #pragma unroll
-    for (int c = 0; c < D / 8 / kChunkWords<D>; ++c)
+    for (int c = 0; c < kDistinct; ++c)
       chunk[c] = D == 16 ? shared_offset<D>(column, quad_lane >> 1) + uint32_t(quad_lane & 1) * 8
                          : shared_offset<D>(column, c * 4 + quad_lane);
   }
+  DEV_FN uint32_t at(int c) const { return chunk[c % kDistinct] + uint32_t(c / 2 * 128); }
 };
+
+// Likewise for ldmatrix of the d-th 16 elements of a column, from the offset of the first.
+DEV_FN uint32_t matrix_offset(uint32_t first, int d) {
+  return (first ^ uint32_t((d & 3) << 5)) + uint32_t((d >> 2) * 128);
+}
 
 // As `load_row`, from shared memory.
 template <int D>
@@ -70,11 +77,19 @@ DEV_FN RowWords<D> load_shared_row(uint32_t row, const RowOffsets<D>& offsets) {
   RowWords<D> words;
 #pragma unroll
   for (int c = 0; c < D / 8 / kWords; ++c) {
-    const auto chunk = dev::lds<Chunk<D>>(row + offsets.chunk[c]);
+    const auto chunk = dev::lds<Chunk<D>>(row + offsets.at(c));
 #pragma unroll
     for (int i = 0; i < kWords; ++i) words.word[c * kWords + i] = chunk[i];
   }
   return words;
+}
+
+// A value that the compiler takes for another each time, and finds nothing from it before it is asked to.
+DEV_FN int anew(int value) {
+#if defined(__CUDACC__)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
 }
 
 // A copy that the compiler takes for a new value: else it copies all operands of every mma out of the registers of the
@@ -106,6 +121,31 @@ template <class T, int D>
 DEV_FN void multiply_rows(float (&sum)[4], const RowPair<D>& rows, const RowWords<D>& key) {
 #pragma unroll
   for (int s = 0; s < D / 16; ++s) dev::mma<T>(sum, rows.step[s], key.word[2 * s], key.word[2 * s + 1]);
+}
+
+// Accumulators of two n-tiles, or of one, as the A operand of a product over their 16 columns.
+template <class T>
+struct Factor {
+  uint32_t word[4];
+
+  DEV_FN Factor(const float (&first)[4], const float (&second)[4])
+      : word{dev::pack<T>(first[0], first[1]), dev::pack<T>(first[2], first[3]), dev::pack<T>(second[0], second[1]),
+             dev::pack<T>(second[2], second[3])} {}
+  explicit DEV_FN Factor(const float (&only)[4])
+      : word{dev::pack<T>(only[0], only[1]), dev::pack<T>(only[2], only[3]), 0, 0} {}
+};
+
+// sum += factor * rows, over the 16 rows of D elements whose columns begin at `at`; `offset` is that of the lane's
+// address for ldmatrix.
+template <class T, int D>
+DEV_FN void add_product(float (&sum)[D / 8][4], const Factor<T>& factor, uint32_t at, uint32_t offset) {
+#pragma unroll
+  for (int d = 0; d < D / 16; ++d) {
+    uint32_t rows[4];
+    dev::ldmatrix_x4_trans(rows, at + matrix_offset(offset, d));
+    dev::mma<T>(sum[2 * d], factor.word, rows[0], rows[1]);
+    dev::mma<T>(sum[2 * d + 1], factor.word, rows[2], rows[3]);
+  }
 }
 
 // Exchanges within quads so that the lane's words, those of one row in the order of accumulators (word n: elements

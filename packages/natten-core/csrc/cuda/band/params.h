@@ -59,6 +59,10 @@ NATTEN_INLINE Part part_of(const Cut& cut, int block, int batch_block) {
   return part;
 }
 
+NATTEN_INLINE int residue_of(const Cut& cut, const Part& part) {
+  return part.residue_y * cut.dilation_x + part.residue_x;
+}
+
 // Ways within a sample, from a position of a residue map to the next: elements, which 32 bits hold.
 struct Steps {
   int y, x;                // to the next row and column of the map

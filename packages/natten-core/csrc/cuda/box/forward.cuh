@@ -6,15 +6,16 @@
 #pragma once
 
 #include "cuda/band/fragments.h"
-#include "cuda/band/signals.h"
 #include "cuda/box/bias.h"
-#include "cuda/box/params.h"
+#include "cuda/box/load_keys.h"
 #include "cuda/box/stage.h"
+#include "cuda/box/tile.h"
 #include "cuda/device/primitives.h"
 
 namespace natten_core::cuda::box {
 
-constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+constexpr float kLn2 = 0.6931471805599453f;
+constexpr int kAtOnce = 2;  // key rows
 constexpr float kMostGrowth = 8.f;  // weights of up to 2^8 do no harm to sums in fp32
 
 // The softmax and output of 16 queries, as a warp holds them: [0] for the lane's query of the upper half.
@@ -28,11 +29,11 @@ struct ForwardState {
 // What a lane knows of its warp's tile.
 template <class T, class S, int D>
 struct ForwardTile {
-  static constexpr int kTiles = S::kTiles, kAll = S::kAtOnce * kTiles, kStep = 16 * D;  // bytes of 8 columns
+  static constexpr int kTiles = S::kTiles, kAll = kAtOnce * kTiles, kStep = 16 * D;  // bytes of 8 columns
 
   band::RowOffsets<D> key_offsets;  // in a row of the stage, of the lane's key of the first n-tile
   uint32_t value_offset;  // likewise, of its address for ldmatrix
-  BiasColumns<kTiles> upper, lower;  // of the two halves, which are in one column unless S::kLine
+  BiasColumns<kTiles> columns;
   uint32_t hidden;  // the row of biases that are all -inf
   int bias_row_bytes, kernel_y;
   int shift;  // by how many rows the windows of the lower half begin after those of the upper
@@ -43,20 +44,15 @@ struct ForwardTile {
                    uint32_t row_bytes, int j, uint32_t biases) const {
     float score[kAll][4];
 #pragma unroll
-    for (int a = 0; a < S::kAtOnce; ++a) {
+    for (int a = 0; a < kAtOnce; ++a) {
       const int row = j + a;
       const uint32_t at = biases + uint32_t(a * bias_row_bytes);
       const uint32_t for_upper = row < kernel_y ? at : hidden;
-      const uint32_t for_lower = S::kLine                                 ? for_upper
-                                 : row >= shift && row < kernel_y + shift ? at - uint32_t(bias_row_bytes)
-                                                                          : hidden;
+      const uint32_t for_lower = row >= shift && row < kernel_y + shift ? at - uint32_t(bias_row_bytes) : hidden;
 #pragma unroll
       for (int t = 0; t < kTiles; ++t) {
         float (&s)[4] = score[a * kTiles + t];
-        const auto above = dev::lds<dev::vec<float, 2>>(for_upper + upper.offset[t]);
-        const auto below = dev::lds<dev::vec<float, 2>>(for_lower + lower.offset[t]);
-#pragma unroll
-        for (int i = 0; i < 2; ++i) s[i] = above[i] + upper.mask[t][i], s[2 + i] = below[i] + lower.mask[t][i];
+        columns.of_keys(s, for_upper, t), columns.of_keys(s + 2, for_lower, t);
         const uint32_t key = keys + uint32_t(a) * row_bytes + uint32_t(t * kStep);
         band::multiply_rows<T, D>(s, queries, band::load_shared_row<D>(key, key_offsets));
       }
@@ -76,7 +72,7 @@ struct ForwardTile {
 #pragma unroll
       for (int d = 0; d < D / 16; ++d) {
         uint32_t value[4];
-        dev::ldmatrix_x4_trans(value, at + (value_offset ^ uint32_t(d << 5)));
+        dev::ldmatrix_x4_trans(value, at + band::matrix_offset(value_offset, d));
         dev::mma<T>(state.output[2 * d], weight, value[0], value[1]);
         dev::mma<T>(state.output[2 * d + 1], weight, value[2], value[3]);
       }
@@ -116,73 +112,44 @@ struct ForwardTile {
   }
 };
 
-// The warp that loads.
-template <class T, int D>
-DEV_FN void load_keys(const ForwardParams<T>& p, const Part& part, const Stages<T, D>& stages,
-                      const band::Signals& signals, int key_head, int row, int column) {
-  const Steps key_steps(p.key, p.cut), value_steps(p.value, p.cut);
-  int step = 0;
-  for (int unit = part.unit; unit < part.unit_end; ++unit) {
-    const int sample = unit / part.map.length[kZ], begin = start(part.map, kZ, unit % part.map.length[kZ]);
-    for (int z = begin; z < begin + part.map.kernel[kZ]; ++z, ++step) {
-      if (step >= kStages) signals.wait_done(step - kStages);
-      stages.load(step % kStages, part, plane_of(p.key, p.cut, part, sample, z, key_head), key_steps,
-                  plane_of(p.value, p.cut, part, sample, z, key_head), value_steps, row, column, p.head_dim);
-      signals.will_load(step);
-    }
-  }
-}
-
 template <class T, class S, int D>
 DEV_KERNEL((kMaxTiles + 1) * 32, D <= 32 ? 2 : 1)
 forward_kernel(const ForwardParams<T> p) {
-  static_assert(band::Signals::kStages >= kStages, "signals of the planes under way");
   const int head = int(blockIdx.x);
-  const Part part = part_of<S>(p.cut, int(blockIdx.y), int(blockIdx.z));
+  const Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
   const Map& map = part.map;
   if (part.y >= map.length[kY] || part.x >= map.length[kX] || part.unit >= part.unit_end) return;
 
   DEV_SMEM(shared);
   const int warp = int(threadIdx.x >> 5), lane = int(threadIdx.x & 31), group = lane >> 2, quad_lane = lane & 3;
-  const int tiles_x = int(min_of(p.cut.tiles_x, ceil_div(map.length[kX] - part.x, S::kTileX)));
-  const int tiles_y = int(min_of(p.cut.tiles_y, ceil_div(map.length[kY] - part.y, S::kTileY)));
-  const Stages<T, D> stages{shared, p.cut.stage_rows, p.cut.stage_columns};
+  const Tiles tiles(p.cut, part);
+  const Stages<T, D> stages{shared, p.cut.stages, p.cut.stage_rows, p.cut.stage_columns};
   const band::Signals signals{stages.end()};
-  const uint32_t table = signals.base + band::kSignalBytes;
-  const int kernel_y = map.kernel[kY], relative_rows = 2 * kernel_y - 1, relative_planes = 2 * map.kernel[kZ] - 1;
-  const int entries = relative_planes * relative_rows * (2 * map.kernel[kX] - 1);
-  if (threadIdx.x == 0) signals.start(tiles_x * tiles_y);
-  fill_biases(table, map.kernel, p.rpb ? p.rpb + int64_t(head) * entries : nullptr, 1.f / p.scale);
+  const uint32_t table = signals.base + band::kSignalBytes + kBiasMargin * 8;
+  const int kernel_y = map.kernel[kY], relative_rows = 2 * kernel_y - 1;
+  if (threadIdx.x == 0) signals.start(tiles.warps());
+  fill_biases(table, map.kernel, p.rpb ? p.rpb + int64_t(head) * relative_positions(map.kernel) : nullptr,
+              1.f / p.scale, int(blockDim.x));
   dev::syncthreads();
 
-  const int first_row = start(map, kY, part.y), first_x = first_column(map, part.x, S::kColumns);
+  const int first_row = start(map, kY, part.y), first_x = band::first_column(flat(map), part.x, S::kColumns);
   if (warp == p.cut.tiles_x * p.cut.tiles_y)
     return load_keys<T, D>(p, part, stages, signals, head / p.group, first_row, first_x);
-  if (warp >= tiles_x * tiles_y) return;
+  if (warp >= tiles.warps()) return;
 
-  // The tile, and the lane's two queries; beyond the map, the last once more.
-  const int tile_y = part.y + warp / tiles_x * S::kTileY, tile_x = part.x + warp % tiles_x * S::kTileX;
-  int y[2], x[2];
-  bool present[2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    y[h] = tile_y + (S::kLine ? 0 : h), x[h] = tile_x + group + (S::kLine ? h * 8 : 0);
-    present[h] = y[h] < map.length[kY] && x[h] < map.length[kX];
-    y[h] = int(min_of(y[h], map.length[kY] - 1)), x[h] = int(min_of(x[h], map.length[kX] - 1));
-  }
-  const int key_y = start(map, kY, tile_y), key_x = first_column(map, tile_x, S::kColumns);
+  const Tile at(part, tiles, warp, group);
+  const int key_y = start(map, kY, at.y), key_x = band::first_column(flat(map), at.x, S::kColumns);
   const int column = key_x - first_x, row_bytes = bias_row_bytes(map.kernel[kX]);
   const ForwardTile<T, S, D> tile{band::RowOffsets<D>(column + group, quad_lane),
                                   band::shared_offset<D>(column + (lane & 15), lane >> 4),
-                                  BiasColumns<S::kTiles>(map, x[0], key_x + quad_lane * 2),
-                                  BiasColumns<S::kTiles>(map, x[1], key_x + quad_lane * 2),
+                                  BiasColumns<S::kTiles>::of_query(map, at.column, key_x + quad_lane * 2),
                                   table,
                                   row_bytes,
                                   kernel_y,
-                                  start(map, kY, y[1]) - key_y,
-                                  p.scale * kLog2e};
+                                  start(map, kY, at.row[1]) - key_y,
+                                  p.scale * band::kLog2e};
   const uint32_t tile_row = uint32_t(key_y - first_row) * stages.row_bytes();
-  const int relative_row = key_y - tile_y + kernel_y - 1, rows = key_rows<S>(kernel_y);
+  const int relative_row = key_y - at.y + kernel_y - 1, rows = key_rows(kernel_y);
   const Steps query_steps(p.query, p.cut), output_steps(p.output, p.cut), lse_steps(p.lse, p.cut);
 
   int step = 0;
@@ -192,18 +159,18 @@ forward_kernel(const ForwardParams<T> p) {
     band::RowWords<D> words[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h)
-      words[h] = band::load_row<D>(query + query_steps.at(part, y[h], x[h]), p.head_dim, quad_lane);
+      words[h] = band::load_row<D>(query + query_steps.at(part, at.row[h], at.column), p.head_dim, quad_lane);
     const band::RowPair<D> queries(words[0], words[1]);
     ForwardState<D> state;
     int relative_plane = start(map, kZ, z) - z + map.kernel[kZ] - 1;
     for (int plane = 0; plane < map.kernel[kZ]; ++plane, ++relative_plane, ++step) {
-      uint32_t keys = stages.first(step % kStages) + tile_row;
+      uint32_t keys = stages.first(stages.of(step)) + tile_row;
       uint32_t biases = table + uint32_t((1 + relative_plane * relative_rows + relative_row) * row_bytes);
       signals.wait_loaded(step);
 #pragma unroll 1
-      for (int j = 0; j < rows; j += S::kAtOnce) {
+      for (int j = 0; j < rows; j += kAtOnce) {
         tile.take(state, queries, keys, keys + stages.half(), stages.row_bytes(), j, biases);
-        keys += uint32_t(S::kAtOnce) * stages.row_bytes(), biases += uint32_t(S::kAtOnce * row_bytes);
+        keys += uint32_t(kAtOnce) * stages.row_bytes(), biases += uint32_t(kAtOnce * row_bytes);
       }
       signals.set_done(step, lane);
     }
@@ -221,9 +188,10 @@ forward_kernel(const ForwardParams<T> p) {
       for (int n = 0; n < D / 8; ++n)
         to[n] = dev::pack<T>(state.output[n][2 * h] * inverse, state.output[n][2 * h + 1] * inverse);
       band::to_chunks<D>(to, quad_lane);
-      if (!present[h]) continue;
-      band::store_row<D>(output + output_steps.at(part, y[h], x[h]), to, p.head_dim, quad_lane);
-      if (quad_lane == 0) dev::stg(lse + lse_steps.at(part, y[h], x[h]), (state.base[h] + dev::lg2(sum)) * kLn2);
+      if (!at.present[h]) continue;
+      band::store_row<D>(output + output_steps.at(part, at.row[h], at.column), to, p.head_dim, quad_lane);
+      if (quad_lane == 0)
+        dev::stg(lse + lse_steps.at(part, at.row[h], at.column), (state.base[h] + dev::lg2(sum)) * kLn2);
     }
   }
 }

@@ -18,24 +18,23 @@ View<T> view(const Tensor& t) {
   return {static_cast<T*>(t.data), t.batch, {t.axis[kZ], t.axis[kY], t.axis[kX]}, t.head};
 }
 
-// The grid is (heads, residue maps x boxes, runs of units). A unit is a plane of a sample: the same box of queries in
-// one after the other.
+// The grid is (heads, residue maps x boxes, runs of units). A unit is a plane of a sample: the same box in one after
+// the other.
 struct Cut {
   int extent[kRank], dilation[kRank], kernel[kRank];
   int tiles_y, tiles_x;          // of a box
   int boxes_y, boxes_x;          // of the largest residue map
   int batch, units_per_block;
-  int stage_rows, stage_columns;  // of keys
+  int stages, stage_rows, stage_columns;
 };
 
 struct Part {
   Map map;
   int residue[kRank];
-  int y, x;           // first query of the box
+  int y, x;           // first row and column of the box
   int unit, unit_end;
 };
 
-template <class S>
 NATTEN_INLINE Part part_of(const Cut& cut, int block, int run) {
   Part part;
   const int box_x = block % cut.boxes_x, box_y = block / cut.boxes_x % cut.boxes_y;
@@ -45,7 +44,7 @@ NATTEN_INLINE Part part_of(const Cut& cut, int block, int run) {
     part.map.length[axis] = int(group_length(cut.extent[axis], cut.dilation[axis], part.residue[axis]));
     part.map.kernel[axis] = cut.kernel[axis];
   }
-  part.y = box_y * cut.tiles_y * S::kTileY, part.x = box_x * cut.tiles_x * S::kTileX;
+  part.y = box_y * cut.tiles_y * kTileY, part.x = box_x * cut.tiles_x * kTileX;
   part.unit = run * cut.units_per_block;
   part.unit_end = int(min_of(part.unit + cut.units_per_block, int64_t{cut.batch} * part.map.length[kZ]));
   return part;

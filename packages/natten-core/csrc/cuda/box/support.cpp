@@ -1,8 +1,17 @@
 // What the box family can run. No CUDA needed.
+#include "cuda/box/backward_plan.h"
 #include "cuda/box/box.h"
-#include "cuda/box/plan.h"
 
 namespace natten_core::cuda::box {
+namespace {
+
+const char* reason_of(const Plan& plan, int architecture) {
+  if (plan.shared > shared_limit(architecture)) return "a kernel this large with this head_dim";
+  if (plan.blocks > 65535) return "a map this large, or so large a dilation";
+  return nullptr;
+}
+
+}  // namespace
 
 const char* unsupported(const Problem& problem) { return unsupported(problem, Launch{}.architecture); }
 
@@ -21,11 +30,16 @@ const char* unsupported(const Problem& problem, int architecture) {
   }
   if (problem.batch * problem.extent[kZ] >= INT64_C(1) << 30 || problem.heads >= 1 << 16)
     return "2^30 planes or 65536 heads";
-  const Launch launch{nullptr, architecture, 1};
-  const Plan plan = with_shape(problem, [&](auto shape) { return plan_forward<decltype(shape)>(problem, launch); });
-  if (plan.shared > shared_limit(architecture)) return "a kernel this large with this head_dim";
-  if (plan.blocks > 65535) return "a map this large, or so large a dilation";
-  return nullptr;
+  const Plan plan = plan_forward(problem, Launch{nullptr, architecture, 1});
+  return reason_of(plan, architecture);
+}
+
+const char* unsupported(const BackwardArgs& args, int architecture) {
+  const Problem& problem = args.forward.problem;
+  if (const char* why = unsupported(problem, architecture)) return why;
+  const BackwardPlan plan = plan_backward(args, Launch{nullptr, architecture, 1});
+  if (const char* why = reason_of(plan.query, architecture)) return why;
+  return reason_of(plan.key, architecture);
 }
 
 }  // namespace natten_core::cuda::box

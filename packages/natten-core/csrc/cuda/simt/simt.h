@@ -12,8 +12,8 @@ namespace natten_core::cuda::simt {
 // Null, or for people the reason why it cannot run.
 const char* unsupported(const Problem& problem);
 
-// "16-byte" or "element": how rows are read, which depends on head_dim and on how the tensors lie in memory.
-const char* access(const ForwardArgs& args);
+// Null where rows are read 16 bytes at a time, or why they are read element by element.
+const char* not_vectorized(const ForwardArgs& args);
 
 void forward(const ForwardArgs& args, const Launch& launch);
 
