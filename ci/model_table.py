@@ -34,7 +34,10 @@ TITLE = "# The models, and what is tested of each"
 TEXT = """
 Made by `python ci/model_table.py --write`; the script says where each column comes from. MACs are multiply-accumulates
 of one image of the input size, as fvcore counts them. *Equal* means to the last parameter and the last
-multiply-accumulate; the logits agree to 1e-4 of the largest one at the sizes given.
+multiply-accumulate; the logits agree to 1e-4 of the largest one at the sizes given. Those of the authors' code are
+known for a model of each family; the others differ from it in numbers alone. Of timm's tests three are for colour
+images of any size, which `dinat_pico` and the ViT with bias do not take, and two are for weights that are here, which
+are those of `dinat_pico`.
 """
 HEADER = ["model", "input", "parameters", "MACs", "authors' counts", "authors' logits", "timm's tests"]
 HEADER += ["formats", "published"]

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import torch
 
+from dinat_zoo._machine import machine
 from dinat_zoo.bench import Setting, bench_models, write
-from dinat_zoo.bench.report import machine
 
 MODELS = ("swin_tiny_patch4_window7_224", "convnext_tiny", "dinat_mini", "dinat_tiny", "nat_tiny")
 CHANNELS_LAST = ("convnext_tiny",)

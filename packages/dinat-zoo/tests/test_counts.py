@@ -45,6 +45,16 @@ def test_dilation_changes_no_count() -> None:
     assert dinat_zoo.count_macs(nat, 224) == dinat_zoo.count_macs(dinat, 224)
 
 
+@pytest.mark.parametrize("left", ["na", "dina", "sa"])
+@pytest.mark.parametrize("right", ["na", "dina", "sa"])
+def test_hybrids_of_table_6(left: str, right: str) -> None:
+    """Half the blocks of one model and half of the other; parameters too."""
+    model = timm.create_model("dinat_isotropic_small", device="meta", layer_order=f"{left}-{right}")
+    halves = [MEASURED["vitrpb_small" if kind == "sa" else "nat_isotropic_small"] for kind in (left, right)]
+    assert 2 * dinat_zoo.count_macs(model, 224) == sum(half["macs"] for half in halves)
+    assert 2 * dinat_zoo.count_parameters(model) == sum(half["params"] for half in halves)
+
+
 @pytest.mark.parametrize("kernel_size", [3, 5, 7, 9, 11, 13])
 def test_kernel_sizes(kernel_size: int) -> None:
     """Table 11 and beyond, at a size that needs no padding: k**2 pairs per token and (2k - 1)**2 biases per head."""

@@ -4,6 +4,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -74,10 +75,11 @@ def test_lists_given_word_for_word() -> None:
         ("dina-dina", (8, 8, 8), (2,) * 6),
     ],
 )
-def test_layer_orders_of_table_10(order: str, first: tuple[int, ...], third: tuple[int, ...]) -> None:
-    model: Any = timm.create_model("dinat_mini", device="meta", layer_order=order)
-    assert model.dilations[0] == first
-    assert model.dilations[2] == third
+def test_layer_orders_of_tables_10_and_vii(order: str, first: tuple[int, ...], third: tuple[int, ...]) -> None:
+    for name, depth in (("dinat_mini", 3), ("dinat_s_tiny", 2)):
+        model: Any = timm.create_model(name, device="meta", layer_order=order)
+        assert model.dilations[0] == first[:depth]
+        assert model.dilations[2] == third
 
 
 def test_orders_of_table_6() -> None:
@@ -139,6 +141,26 @@ def test_weights_fit_every_dilation() -> None:
         torch.testing.assert_close(nat(image), expected)
         nat.set_dilations(((1,), (1, 1), (1, 1), (1,)))
         torch.testing.assert_close(nat(image), plain)
+
+
+def test_a_trained_model_with_other_dilations(data: Path) -> None:
+    """Table 12 in miniature: it still tells most classes apart, and its own dilations are the best."""
+    model: Any = timm.create_model("dinat_pico", pretrained=True).eval()
+    sample = np.load(data / "fashion-mnist-sample.npz")
+    images = torch.from_numpy(sample["images"])[:, None] / 255
+    images = (images - model.pretrained_cfg["mean"][0]) / model.pretrained_cfg["std"][0]
+    own = model.dilations
+    correct = {}
+    for dilations_ in (own, tuple((1,) * len(level) for level in own), "maximum"):
+        model.set_dilations(dilations_, *([28] if isinstance(dilations_, str) else []))
+        with torch.no_grad():
+            correct[model.dilations] = float((model(images).argmax(1).numpy() == sample["labels"]).mean())
+    assert len(correct) >= 2
+    assert correct[own] == max(correct.values()) > 0.9
+    assert min(correct.values()) > 0.3
+    model.set_dilations(own)
+    with torch.no_grad():
+        np.testing.assert_allclose(model(images).numpy(), sample["logits"], atol=1e-3 * np.abs(sample["logits"]).max())
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,25 @@ def test_any_size_without_a_warning(name: str, size: tuple[int, int]) -> None:
     assert dinat_zoo.count_macs(model, size) > 0
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *(("dinat_mini", {**TINY, "kernel_size": kernel}) for kernel in (5, 7, 9, 11, 13)),
+        *(
+            ("dinat_isotropic_small", {**MODELS["dinat_isotropic_small"], "img_size": 128, "layer_order": f"{a}-{b}"})
+            for a in ("na", "dina", "sa")
+            for b in ("na", "dina", "sa")
+        ),
+    ],
+)
+def test_windows_of_table_11_and_hybrids_of_table_6_train(name: str, arguments: dict[str, Any]) -> None:
+    model: Any = timm.create_model(name, **arguments)
+    logits = model(torch.randn(2, 3, 128, 128))
+    logits.square().sum().backward()
+    assert logits.shape == (2, 5)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("name", ["dinat_s_tiny", "dinat_isotropic_small"])
 def test_patches_are_padded_with_zeros_at_the_end(name: str) -> None:
     model: Any = timm.create_model(name, **MODELS[name]).eval()

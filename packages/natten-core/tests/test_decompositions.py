@@ -25,6 +25,7 @@ NAMES = (
     "3d-dilated",
     "3d-everything",
 )
+OF_ANY_SIZE = ("1d-causal-strided", "2d-dilated-remainder", "2d-additional-grouped", "3d-dilated")
 IN_TWO_STAGES = ("1d-causal-strided", "2d-additional-grouped", "2d-no-bias", "3d-everything")
 _QK, _AV = (None, na1d_qk, na2d_qk, na3d_qk), (None, na1d_av, na2d_av, na3d_av)
 
@@ -69,6 +70,34 @@ def test_attention(case: Case) -> None:
 
     program = plain(attend, tensors)
     torch.testing.assert_close(program.module()(**tensors), case.oracle(tensors), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("kernels")
+@cases(OF_ANY_SIZE)
+def test_attention_on_maps_of_any_size(case: Case) -> None:
+    """Exported from a larger map than the case's, whose sizes stay symbols, and run on both."""
+    larger = case._replace(spatial=tuple(length + 2 + axis for axis, length in enumerate(case.spatial)))
+    sizes = {1 + axis: torch.export.Dim.AUTO for axis in range(case.rank)}
+    tensors = larger.tensors(requires_grad=False)
+
+    class Attention(nn.Module):  # guards on the sizes of arguments that have no names of their own are lost by torch
+        def forward(
+            self, query: Tensor, key: Tensor, value: Tensor, rpb: Any, additional_keys: Any, additional_values: Any
+        ) -> Any:
+            more = {"rpb": rpb, "additional_keys": additional_keys, "additional_values": additional_values}
+            return natten_core.neighborhood_attention(query, key, value, **more, **case.settings, return_lse=True)
+
+    def arguments(tensors: dict[str, Tensor]) -> tuple[Any, ...]:
+        return tuple(map(tensors.get, ("query", "key", "value", "rpb", "additional_keys", "additional_values")))
+
+    shapes = (sizes,) * 3 + (None,) * 3
+    program = torch.export.export(Attention(), arguments(tensors), dynamic_shapes=shapes, strict=False)
+    program = program.run_decompositions(natten_core.decompositions())
+    assert not ours(program)
+    for one in (larger, case):
+        tensors = one.tensors(requires_grad=False)
+        found = program.module()(*arguments(tensors))
+        torch.testing.assert_close(found, one.oracle(tensors), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.usefixtures("kernels")

@@ -28,6 +28,7 @@ from dinat_zoo._weights_file import WeightsError
 Weights = dict[str, Tensor]
 FORMATS = ("original", "timm", "hf")
 BACKBONE = "backbone."
+NO_HEADS = "Hugging Face's format has no heads of dense prediction; take the backbone alone"
 POSITIONS = ".attn.relative_position_index"  # a buffer of the authors' ViT with bias; its shape determines it
 
 _HUGGING_FACE = (
@@ -114,7 +115,7 @@ def convert(weights: Mapping[str, Tensor], to: str, prefix: str | None = None) -
         return dict(weights)
     if any(key.startswith(BACKBONE) for key in weights):
         if to == "hf":
-            raise WeightsError("Hugging Face's format has no heads of dense prediction; take the backbone alone")
+            raise WeightsError(NO_HEADS)
         inside = {key.removeprefix(BACKBONE): value for key, value in weights.items() if key.startswith(BACKBONE)}
         heads = {key: value for key, value in weights.items() if not key.startswith(BACKBONE)}
         return {**{BACKBONE + key: value for key, value in convert(inside, to).items()}, **heads}

@@ -14,7 +14,7 @@ from torch import nn
 
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo._blocks import Block
-from dinat_zoo._formats import convert
+from dinat_zoo._formats import Weights, convert
 from dinat_zoo._hierarchical import NeighborhoodTransformer
 from dinat_zoo._tokens import ConvTokenizer
 from dinat_zoo._weights_file import WeightsError, first_line, write
@@ -50,7 +50,13 @@ def save_hugging_face(
         >>> model = timm.create_model("dinat_mini", dilations="gradual")  # doctest: +SKIP
         >>> dinat_zoo.save_hugging_face(model, "my-dinat")  # doctest: +SKIP
     """
-    folder = Path(folder)
+    return write_folder(model, Path(folder), labels)[0]
+
+
+def write_folder(
+    model: NeighborhoodTransformer | Backbone, folder: Path, labels: Sequence[str] | None
+) -> tuple[Path, Weights]:
+    """What `save_hugging_face` does; returns what the file holds, too."""
     config = config_of(model, labels)
     weights = convert(dict(model.state_dict()), "hf", config["model_type"])
     try:
@@ -61,7 +67,7 @@ def save_hugging_face(
     except OSError as error:
         raise WeightsError(f"cannot write {str(folder)!r}: {first_line(error)}") from error
     write(weights, folder / WEIGHTS)
-    return folder / WEIGHTS
+    return folder / WEIGHTS, weights
 
 
 def config_of(model: NeighborhoodTransformer | Backbone, labels: Sequence[str] | None = None) -> dict[str, Any]:

@@ -51,7 +51,8 @@ class Classifier:
             For every image its most probable classes, best first.
         """
         with torch.inference_mode():
-            probabilities = self.model(torch.stack(list(images))).float().softmax(1)
+            batch = torch.stack(list(images)).to(next(self.model.parameters()).device)
+            probabilities = self.model(batch).float().softmax(1)
         values, indices = probabilities.topk(min(top_k, probabilities.shape[1]))
         return [
             [Prediction(self.labels[i], i, value) for value, i in zip(row, row_indices, strict=True)]

@@ -39,6 +39,27 @@ def test_measured_and_drawn(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
         assert image.width > 100
 
 
+def test_published_models_and_those_of_timm_by_gradients(capsys: pytest.CaptureFixture[str]) -> None:
+    """With their own channels and depths, on a small image; every layer of one of them too."""
+    models = ("nat_mini", "dinat_mini", "swin_tiny_patch4_window7_224", "convnext_tiny", "vitrpb_small")
+    command = ("receptive-field", *models, "--size", 96, "--position", 0, 0.7, "--measure", "--json")
+    rows = json.loads(analyse(capsys, *command))
+    assert [row["model"] for row in rows] == list(models)
+    assert all(row["measured_share"] == pytest.approx(row["share"]) for row in rows)
+    rows = json.loads(analyse(capsys, "receptive-field", models[2], "--size", 96, "--layers", "--measure", "--json"))
+    assert len(rows) == 1 + 12 + 3
+    assert all(row["measured_share"] == pytest.approx(row["share"]) for row in rows)
+    assert rows[0]["share"] < rows[1]["share"] < rows[2]["share"]
+
+
+def test_explicit_dilations(capsys: pytest.CaptureFixture[str]) -> None:
+    for given in ("8,4,2,1", "1,8,1/1,4,1,4/1,2,1,2,1,2/1,1,1,1,1"):
+        command = ("receptive-field", "nat_mini", "--layers", "--dilations", given, "--json")
+        found = json.loads(analyse(capsys, *command))
+        dinat = json.loads(analyse(capsys, "receptive-field", "dinat_mini", "--layers", "--json"))
+        assert [row["extent"] for row in found] == [row["extent"] for row in dinat]
+
+
 def test_sizes_and_dilations(capsys: pytest.CaptureFixture[str]) -> None:
     models = ("nat_mini", "dinat_mini", "swin_tiny_patch4_window7_224", "convnext_tiny", "vitrpb_small")
     command = ("receptive-field", *models, "--size", 448, "--dilations", "maximum", "--format", "json")
@@ -66,7 +87,7 @@ def test_table_and_markdown_in_a_file(capsys: pytest.CaptureFixture[str], tmp_pa
         (["receptive-field", "nat_mni"], "no model is named 'nat_mni'"),
         (["receptive-field", "resnet18"], "model is a ResNet"),
         (["receptive-field", "nat_mini", "--position", "2", "0"], "position has 2.0"),
-        (["receptive-field", "dinat_mini", "--dilations", "most"], "'most'"),
+        (["receptive-field", "dinat_mini", "--dilations", "8,4"], "dilations is (8, 4), for 2 levels; there are 4"),
         (["operators", "--side", "5"], "kernel_size is 7"),
     ],
 )

@@ -108,3 +108,18 @@ def test_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert rows[13]["parameters"] == sum(row["parameters"] for row in rows[7:13])
     assert main(["analyse", "cost", *models]) == 0
     assert "2.713 G" in capsys.readouterr().out
+
+
+def test_memory_beside_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of one model of two sizes of batch: its weights, and maps that grow with the batch."""
+    found = []
+    for batch in (1, 16):
+        command = ["analyse", "cost", "nat_mini", "--size", "64", "--stages", "--memory", "--batch", str(batch)]
+        assert main([*command, "--device", "cpu", "--json"]) == 0
+        *stages, whole = json.loads(capsys.readouterr().out)
+        assert {(row["batch"], row["memory_mib"]) for row in stages} == {(None, None)}
+        assert whole["batch"] == batch
+        found.append(whole["memory_mib"])
+    weights = 4 * 19_984_174 / 2**20
+    assert weights < found[0] < 2 * weights + 60
+    assert found[1] > found[0] + 15 * 64 * 16 * 16 * 3 * 4 / 2**20  # its widest maps at least

@@ -127,5 +127,5 @@ def test_benchmark_script(tmp_path: Path) -> None:
     assert script.main(["--tiny", "--seconds", "0", "--rounds", "2", "--threads", "1", "--out", str(out)]) == 0
     record = json.loads(out.read_text())
     assert len(record["rows"]) == 2 * 2 * len(script.TINY)
-    assert record["machine"]["torch"] == torch.__version__
+    assert record["machine"]["versions"]["torch"] == torch.__version__
     assert record["command"][1] == "--tiny"

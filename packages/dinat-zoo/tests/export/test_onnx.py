@@ -71,3 +71,49 @@ def test_another_model_is_found_out(create: Any, size: Any, tmp_path: Path) -> N
         export.ExportError, match=r"gives outputs of shapes \[\[1, 10\]\]; the model gives \[\[1, 4\]\]"
     ):
         export.check(model, path, size)
+
+
+def test_images_of_any_size_and_number(create: Any, tmp_path: Path) -> None:
+    """Of whole tokens, and at least as large as a window: of others onnxruntime says an error, not something wrong."""
+    model, path = create("dinat_isotropic_small", depth=1, dilations=((2,),)), tmp_path / "model.onnx"
+    step, least = export.size_rule(model)
+    assert (step, least) == (16, 16 * 3 * 2)
+    export.to_onnx(model, path, dynamic_batch=True, dynamic_size=True)
+    assert standard(path)
+    [images] = onnx.load(path).graph.input
+    assert [side.dim_param or side.dim_value for side in images.type.tensor_type.shape.dim] == [
+        "batch",
+        3,
+        "height",
+        "width",
+    ]
+    assert export.check(model, path, dynamic_batch=True, dynamic_size=True) <= TOLERANCE
+    for batch, height, width in ((1, 96, 96), (2, 112, 208), (5, 256, 96)):
+        pictures = torch.randn(batch, 3, height, width)
+        with torch.no_grad():
+            same(run(path, pictures), [model(pictures)])
+    for height, width in ((97, 96), (96, 111), (80, 96), (96, 80), (16, 160)):
+        with pytest.raises(export.ExportError, match=rf"cannot run .* on images of shape \[1, 3, {height}, {width}\]"):
+            export.check(model, path, (height, width))
+
+
+def test_what_cannot_be_of_any_size(create: Any, tmp_path: Path) -> None:
+    with pytest.raises(export.ExportError, match=r"levels\.0 attends to the whole map and has biases for one size"):
+        export.to_onnx(create("vitrpb_small"), tmp_path / "model.onnx", dynamic_size=True)
+    with pytest.raises(export.ExportError, match="input_size is 224; with dynamic_size there is none to give"):
+        export.to_program(create("dinat_mini"), 224, dynamic_size=True)
+
+
+def test_files_that_onnxruntime_refuses(create: Any, tmp_path: Path) -> None:
+    model, path = create("dinat_isotropic_small", depth=1, dilations=None), tmp_path / "model.onnx"
+    with pytest.raises(export.ExportError, match=r"onnxruntime cannot load '.*model\.onnx'"):
+        export.check(model, path, 48)
+    path.write_bytes(b"no model")
+    with pytest.raises(export.ExportError, match=r"onnxruntime cannot load '.*model\.onnx'"):
+        export.check(model, path, 48)
+    model = model.bfloat16()
+    export.to_onnx(model, path, 48)
+    with pytest.raises(export.ExportError, match=r"on a CPU it takes float32 and float16 models: .*bfloat16"):
+        export.check(model, path, 48)
+    with pytest.raises(export.ExportError, match=r"torch cannot load '.*missing\.pt2'"):
+        export.check(model, tmp_path / "missing.pt2", 48)

@@ -46,14 +46,18 @@ def test_a_saved_program_is_checked(create: Any, size: Any, tmp_path: Path) -> N
     assert export.check(model, path, dynamic_batch=True) <= 1e-6
 
 
-def test_maps_of_any_size_where_the_windows_fit(create: Any) -> None:
-    """torch's own call, for the operators that are kept: as docs/how-to/export.md has it."""
-    model = create("dinat_mini")
-    any_size = dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
-    program = torch.export.export(model, (torch.randn(2, 3, 70, 90),), dynamic_shapes=(any_size,), strict=False)
-    for shape in ((1, 3, 96, 66), (3, 3, 75, 131)):
+@pytest.mark.parametrize("family", ["dinat_mini", "dinat_isotropic_small"])
+def test_images_of_any_size(family: str, create: Any) -> None:
+    model = create(family)
+    step, least = export.size_rule(model)
+    assert least == {"dinat_mini": 8 * 3 * 3 + 8, "dinat_isotropic_small": 16 * 3 * 2}[family]
+    program = export.to_program(model, dynamic_batch=True, dynamic_size=True)
+    assert ours(program)
+    for shape in ((1, 3, least, least), (3, 3, least + 3 * step, least + step)):
         images = torch.randn(shape)
         torch.testing.assert_close(program.module()(images), model(images))
+    with pytest.raises(Exception, match=r"Guard failed|Expected input"):
+        program.module()(torch.randn(1, 3, least - step, least))
 
 
 def test_a_backbone_needs_a_size() -> None:

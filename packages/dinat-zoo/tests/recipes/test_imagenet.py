@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -181,12 +180,11 @@ SMALL_3: dict[str, Any] = {
 }
 
 SCRIPT = """
-import sys, torch
+import os, sys, torch
 from pathlib import Path
 from dinat_zoo.recipes.imagenet import Recipe, Settings
 import dinat_zoo.recipes.imagenet.run as fit
-torch.set_num_threads(1)
-data, output, rank = sys.argv[1:]
+data, output = sys.argv[1:]
 made = []
 own = fit.Training
 fit.Training = lambda *arguments: made.append(own(*arguments)) or made[0]
@@ -194,28 +192,29 @@ small = dict(embed_dim=16, depths=(1, 1, 1), num_heads=(1, 2, 4), dilations=(1, 
 recipe = Recipe(epochs=2, warmup_epochs=0, cooldown_epochs=0, batch_size=8, auto_augment="")
 settings = Settings("dinat_pico", data, Path(output), batch_size=2, workers=0, model_arguments=small)
 log = fit.fit(settings, recipe)
-torch.save((made[0].model.state_dict(), log), f"{output}/rank{rank}.pth")
+torch.save((made[0].model.state_dict(), log), f"{output}/rank{os.environ['RANK']}.pth")
 torch.distributed.destroy_process_group()
 """
 
 
+def torchrun(*command: object) -> subprocess.CompletedProcess[str]:
+    """Two processes on this machine's CPU, by the launcher that torch brings."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    return subprocess.run(
+        [*launcher, *map(str, command)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
 def test_two_processes_end_with_the_same_weights(folder: Path, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     (tmp_path / "run").mkdir()
-    processes = []
-    for rank in ("0", "1"):
-        variables = {
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "WORLD_SIZE": "2",
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": port,
-        }
-        command = [sys.executable, "-c", SCRIPT, str(folder), str(tmp_path / "run"), rank]
-        processes.append(subprocess.Popen(command, env={**os.environ, **variables, "OMP_NUM_THREADS": "1"}))
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = torchrun(tmp_path / "script.py", folder, tmp_path / "run")
+    assert done.returncode == 0, done.stderr
     (one, log), (two, other) = (torch.load(tmp_path / "run" / f"rank{rank}.pth") for rank in "01")
     assert all(torch.equal(one[key], two[key]) for key in one)
     assert [line["top1"] for line in log] == [line["top1"] for line in other]
@@ -227,3 +226,28 @@ def test_two_processes_end_with_the_same_weights(folder: Path, tmp_path: Path) -
     found = evaluate(model, alone, torch.device("cpu"))
     assert (found["images"], found["top1"]) == (10, pytest.approx(log[-1]["top1"]))
     assert found["loss"] == pytest.approx(log[-1]["loss"], rel=1e-5)
+
+
+def test_the_command_under_torchrun(folder: Path, tmp_path: Path) -> None:
+    """As docs/how-to/train.md has it; one process alone speaks, and an error has no traceback of ours."""
+    program = Path(sys.executable).parent / "dinat-zoo"
+    sizes = ("--global-batch-size", 8, "--batch-size", 2, "--workers", 0, "--device", "cpu")
+    schedule = ("--epochs", 2, "--warmup-epochs", 0, "--cooldown-epochs", 0)
+    command = ("--no-python", program, "train", folder, "--model", "dinat_pico", "--output", tmp_path / "run", "--json")
+    done = torchrun(*command, *sizes, *schedule)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert all(0 <= line["top1"] <= 100 and line["train_loss"] > 0 for line in lines)
+    written = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert written == lines
+    saved = read(tmp_path / "run" / LAST)
+    assert (vars(saved["args"])["processes"], vars(saved["args"])["batch_size"]) == (2, 8)
+    model = timm.create_model("dinat_pico", num_classes=2)
+    dinat_zoo.load_checkpoint(model, tmp_path / "run" / LAST)
+
+    again = torchrun(*command, *sizes, *schedule)
+    assert again.returncode != 0
+    assert "dinat-zoo: error: output is " in again.stderr
+    assert "has a checkpoint: resume it, or take another" in again.stderr
+    assert "FileExistsError" not in again.stderr

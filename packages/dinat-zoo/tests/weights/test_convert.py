@@ -123,9 +123,10 @@ def test_errors(weights: dict[str, Tensor], capsys: pytest.CaptureFixture[str], 
 
     assert "say 'nat' or 'dinat'" in error(1, source, output, "--to", "hf")
     assert "'nowhere.pth' is not a file" in error(1, "nowhere.pth", output)
-    assert "cannot write" in error(1, source, tmp_path / "no" / "b.pth")
+    assert "cannot write" in error(2, source, tmp_path / "no" / "b.pth")
     assert "names no format" in error(2, source, tmp_path / "b.txt")
     assert "--model is 'swin'" in error(2, source, output, "--model", "swin")
+    assert "Near it: nat_mini" in error(2, source, output, "--model", "nat_mimi")
     source.write_bytes(source.read_bytes()[:-100])
     assert "cut off" in error(1, source, output)
     torch.save({"fc.weight": torch.ones(1)}, source)

@@ -129,7 +129,7 @@ def test_the_command_writes_a_detectors_backbone(
     capsys.readouterr()
     assert main([*arguments, "maskrcnn_dinat_mini"]) == 1
     assert "no heads of dense prediction; take the backbone alone" in capsys.readouterr().err
-    assert main([*arguments, "dinat", "--backbone"]) == 1
+    assert main([*arguments, "dinat", "--backbone"]) == 2
     assert "config.json has the dilations, which weights do not tell: say --model" in capsys.readouterr().err
     assert main(["convert", str(nat), str(tmp_path / "other"), "--to", "hf", "--model", "nat_small"]) == 1
     assert "does not fit 'nat_small'" in capsys.readouterr().err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from natten_core import _two_stage_ops
 from natten_core._ops import na_forward, na_qkvpacked_forward
 from natten_core._problem import Problem, check
-from natten_core.backends import reference
+from natten_core.backends import reference, reference_two_stage
 
 # Before, torch lost the constants of decompositions (pytorch/pytorch#164461): graphs get the arithmetic instead.
 _TAKES_CONSTANTS = TorchVersion(torch.__version__) >= "2.14"
@@ -29,8 +29,10 @@ def decompositions() -> dict[Any, Callable[..., Any]]:
     array that grows with the square of the map. The two stages apart (`na2d_qk`, `na2d_av`) become one gather per slot
     of the window, which makes a large graph.
 
-    The batch may be symbolic; the sizes of the map become constants. Before torch 2.14 the indices are computed in the
-    graph, which then is three times as large. Backward operators are not among them.
+    The batch may be symbolic, and so may the sizes of the map. For a map of symbolic size, the graph computes the
+    indices itself and gathers one row of every window at a time, 7 times the keys' memory for a 7x7 window; of a map
+    that is too small for the window it does not know. Before torch 2.14 the indices are computed in the graph in any
+    case, which then is three times as large. Backward operators are not among them.
 
     Returns:
         A table from operators to functions, as `torch.export.default_decompositions` is one, to be merged with others.
@@ -94,12 +96,51 @@ def _attention(
     causal = tuple(bool(one) for one in is_causal)
     more = (rpb, additional_keys, additional_values)
     problem = check(query, key, value, window, step, spread, causal, scale, *more, len(window))
+    if any(isinstance(length, torch.SymInt) for length in problem.spatial):
+        return _of_any_size(problem, query, key, value, *more)
     problem = reference.with_numbers(problem)._replace(batch=1)  # how a map is cut may depend on the batch: not here
     if not _TAKES_CONSTANTS:
         tiling = reference.Tiling(problem)
     else:
         tiling = tilings[problem] = tilings.get(problem) or _ConstantTiling(problem)
     return reference.tiled(tiling, query, key, value, *more)
+
+
+def _of_any_size(
+    problem: Problem,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    rpb: Tensor | None,
+    additional_keys: Tensor | None,
+    additional_values: Tensor | None,
+) -> tuple[Tensor, Tensor | None]:
+    """The same for a map whose sizes are symbols: one row of every window at a time, its indices made in the graph."""
+    dtype, heads = problem.compute_dtype, (problem.heads_kv, problem.heads // problem.heads_kv)
+    token, seen, entry = reference_two_stage.slots(problem)
+    rows = token.split(problem.kernel_size[-1], 1)
+    queries, keys, values = (tensor.to(dtype).flatten(1, -3) for tensor in (query, key, value))
+    queries = (queries * problem.scale).unflatten(-2, heads)
+    local = torch.cat([queries @ _gather(keys, row).transpose(-1, -2) for row in rows], -1).flatten(2, 3)
+    if rpb is not None:
+        local = local + rpb.to(dtype).flatten(1)[:, entry].transpose(0, 1)
+    scores = local.masked_fill(~seen[:, None], float("-inf"))  # [batch, tokens, heads, slots]
+    if additional_keys is not None:
+        more = queries @ additional_keys.to(dtype).permute(0, 2, 3, 1)[:, None]
+        scores = torch.cat([scores, more.flatten(2, 3)], -1)
+    weights = torch.softmax(scores, -1).unflatten(2, heads)
+    width = problem.kernel_size[-1]
+    terms = [weights[..., i * width : (i + 1) * width] @ _gather(values, row) for i, row in enumerate(rows)]
+    if additional_values is not None:
+        terms.append(weights[..., token.shape[1] :] @ additional_values.to(dtype).transpose(1, 2)[:, None])
+    output = reduce(torch.add, terms).flatten(2, 3).unflatten(1, problem.spatial)
+    return output.to(problem.dtype), torch.logsumexp(scores, -1).unflatten(1, problem.spatial)
+
+
+def _gather(tensor: Tensor, row: Tensor) -> Tensor:
+    """[batch, tokens, heads, n] and [tokens, slots] of tokens -> [batch, tokens, heads, slots, n]."""
+    taken: Tensor = tensor.index_select(1, row.flatten()).unflatten(1, row.shape).transpose(2, 3)
+    return taken
 
 
 def _packed_attention(tilings: Tilings, qkv: Tensor, *rest: Any) -> tuple[Tensor, Tensor | None]:

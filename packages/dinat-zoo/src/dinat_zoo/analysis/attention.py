@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dinat_zoo._attention import SelfAttention2D
 from dinat_zoo._base import BaseTransformer
@@ -91,45 +93,77 @@ def attention_weights(
     layer = names[-1] if layer is None else layer
     if layer not in names:
         raise ValueError(f"layer is {layer!r}; it must be one of {', '.join(names)}.")
+    map_size, qkv = record(model, image, [layer])[layer]
+    query = token_at(position[0], map_size[0]), token_at(position[1], map_size[1])
+    attn = model.get_submodule(layer).get_submodule("attn")
+    return Weights(layer, query, map_size, _of_query(attn, qkv, query).cpu())
+
+
+class Recorded(NamedTuple):
+    """What a block attended with."""
+
+    map_size: Size
+    qkv: Tensor  # [1, height, width, 3 * channels] of the map with its padding
+
+
+@torch.no_grad()
+def record(model: BaseTransformer, image: Tensor, names: Sequence[str]) -> dict[str, Recorded]:
+    """Runs a model on an image and keeps the queries, keys and values of the blocks at these paths.
+
+    Raises:
+        ValueError: for an image that is no single one.
+    """
     if image.ndim != 3:
         raise ValueError(f"image has shape {list(image.shape)}; it must be [channels, height, width], without a batch.")
-    attn = model.get_submodule(layer).get_submodule("attn")
-    assert isinstance(attn, NeighborhoodAttention2D | SelfAttention2D)
-    found: dict[str, Tensor] = {}
-    hooks = [
-        attn.register_forward_pre_hook(lambda module, inputs: found.update(x=inputs[0])),
-        attn.qkv.register_forward_hook(lambda module, inputs, output: found.update(qkv=output)),
-    ]
+    sizes: dict[str, Size] = {}
+    found: dict[str, Recorded] = {}
+
+    def watch(name: str) -> Iterator[RemovableHandle]:
+        attn = model.get_submodule(name).get_submodule("attn")
+
+        def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            sizes[name] = (inputs[0].shape[1], inputs[0].shape[2])
+
+        def after(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            found[name] = Recorded(sizes[name], output)
+
+        yield attn.register_forward_pre_hook(before)
+        yield attn.get_submodule("qkv").register_forward_hook(after)
+
+    hooks = [hook for name in names for hook in watch(name)]
     try:
         model.forward_features(image[None])
     finally:
         for hook in hooks:
             hook.remove()
-    height, width = found["x"].shape[1:3]
-    query = token_at(position[0], height), token_at(position[1], width)
-    return Weights(layer, query, (height, width), _of_query(attn, found["qkv"], query).cpu())
+    return found
 
 
 def _of_query(attn: nn.Module, qkv: Tensor, query: Size) -> Tensor:
     """`[heads, height, width]` of the map that the block attends within, its padding included."""
     _, height, width, _ = qkv.shape
     row, column = query
-    if isinstance(attn, NeighborhoodAttention2D):
-        q, k, _ = qkv.unflatten(-1, (3, attn.num_heads, attn.head_dim)).unbind(-3)
-        scores = na2d_qk(q, k, attn.kernel_size, dilation=attn.dilation, scale=attn.scale, rpb=attn.rpb)
-        seen = [
-            torch.from_numpy(Neighborhood(*of).reach(length)[place])
-            for *of, length, place in zip(attn.kernel_size, attn.dilation, (height, width), query, strict=True)
-        ]
-        values = torch.zeros(attn.num_heads, height, width, dtype=qkv.dtype, device=qkv.device)
-        # The keys of a window are in row-major order, and so are the places that a mask names.
-        values[:, (seen[0][:, None] & seen[1]).to(qkv.device)] = scores[0, row, column].softmax(-1)
-        return values
-    assert isinstance(attn, SelfAttention2D)
+    if isinstance(attn, SelfAttention2D):
+        weights: Tensor = self_attention(attn, qkv)[:, row * width + column].unflatten(-1, (height, width))
+        return weights
+    assert isinstance(attn, NeighborhoodAttention2D)
+    q, k, _ = qkv.unflatten(-1, (3, attn.num_heads, attn.head_dim)).unbind(-3)
+    scores = na2d_qk(q, k, attn.kernel_size, dilation=attn.dilation, scale=attn.scale, rpb=attn.rpb)
+    seen = [
+        torch.from_numpy(Neighborhood(*of).reach(length)[place])
+        for *of, length, place in zip(attn.kernel_size, attn.dilation, (height, width), query, strict=True)
+    ]
+    values = torch.zeros(attn.num_heads, height, width, dtype=qkv.dtype, device=qkv.device)
+    # The keys of a window are in row-major order, and so are the places that a mask names.
+    values[:, (seen[0][:, None] & seen[1]).to(qkv.device)] = scores[0, row, column].softmax(-1)
+    return values
+
+
+def self_attention(attn: SelfAttention2D, qkv: Tensor) -> Tensor:
+    """`[heads, tokens, tokens]`, the weights of all queries of a block that attends to the whole map."""
     q, k, _ = qkv.flatten(1, 2).unflatten(-1, (3, attn.num_heads, -1)).unbind(-3)
-    token = row * width + column
-    scores = torch.einsum("hd,thd->ht", q[0, token], k[0]) * q.shape[-1] ** -0.5 + attn.bias()[:, token].to(q.dtype)
-    weights: Tensor = scores.softmax(-1).unflatten(-1, (height, width))
+    scores = torch.einsum("qhd,khd->hqk", q[0], k[0]) * q.shape[-1] ** -0.5 + attn.bias().to(q.dtype)
+    weights: Tensor = scores.softmax(-1)
     return weights
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dinat_zoo._figure import new_figure
 from dinat_zoo.analysis.attention import Weights
-from dinat_zoo.analysis.axis import Reach
+from dinat_zoo.analysis.axis import CENTER, Position, Reach
 from dinat_zoo.analysis.structure import Size
 
 if TYPE_CHECKING:
@@ -63,17 +63,43 @@ def plot_attention(image: Tensor, weights: Weights) -> Figure:
     Raises:
         ImportError: without matplotlib.
     """
-    pixels = image.detach().cpu().float().mean(0).numpy()
-    (height, width), (rows, columns) = pixels.shape, weights.map_size
-    values = weights.values[:, :rows, :columns].float().numpy()
-    figure, panels = _panels(len(values))
-    for head, (axes, of_head) in enumerate(zip(panels, values, strict=True)):
-        axes.imshow(pixels, cmap="gray", extent=(0, width, height, 0))
-        axes.imshow(np.ma.masked_equal(of_head, 0), cmap="viridis", vmin=0, alpha=0.6, extent=(0, width, height, 0))
-        y, x = ((place + 0.5) / of for place, of in zip(weights.query, weights.map_size, strict=True))
-        axes.plot(x * width, y * height, "s", color="tab:red", markersize=4)
-        axes.set_title(f"head {head}", fontsize="small")
-    figure.suptitle(weights.layer, fontsize="small")
+    rows, columns = weights.map_size
+    maps = {f"head {head}": values for head, values in enumerate(weights.values[:, :rows, :columns])}
+    y, x = ((place + 0.5) / of for place, of in zip(weights.query, weights.map_size, strict=True))
+    return _overlay(image, maps, (y, x), weights.layer)
+
+
+def plot_rollout(image: Tensor, rollouts: Mapping[str, Tensor], position: Position = CENTER) -> Figure:
+    """What tokens are made of, over the image: a panel per block.
+
+    Args:
+        image: as in `plot_attention`.
+        rollouts: what `attention_rollout` gives.
+        position: where the tokens are, which is marked.
+
+    Raises:
+        ImportError: without matplotlib.
+    """
+    return _overlay(image, rollouts, position, "attention rollout")
+
+
+def _overlay(image: Tensor, maps: Mapping[str, Tensor], position: Position, title: str) -> Figure:
+    """Maps over an image, each with its own scale, 0 left out."""
+    pixels = image.detach().cpu().float().permute(1, 2, 0).numpy()
+    low, high = pixels.min(), pixels.max()
+    pixels = (pixels - low) / max(high - low, 1e-12)  # as matplotlib takes colours
+    if pixels.shape[2] != 3:
+        pixels = pixels.mean(2)
+    height, width = pixels.shape[:2]
+    extent = (0, width, height, 0)
+    figure, panels = _panels(len(maps))
+    for axes, (name, values) in zip(panels, maps.items(), strict=True):
+        axes.imshow(pixels, cmap="gray", extent=extent)
+        shown = np.ma.masked_equal(values.detach().cpu().float().numpy(), 0)
+        axes.imshow(shown, cmap="viridis", vmin=0, alpha=0.6, extent=extent)
+        axes.plot(position[1] * width, position[0] * height, "s", color="tab:red", markersize=4)
+        axes.set_title(name, fontsize="small")
+    figure.suptitle(title, fontsize="small")
     return figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -98,6 +98,7 @@ def measured_fields(
     position: Position = CENTER,
     names: Sequence[str] | None = None,
     seed: int = 0,
+    advance: Callable[[], object] = lambda: None,
 ) -> dict[str, Reach]:
     """What one token of layers' outputs depends on: the pixels at which its gradient is not zero.
 
@@ -111,6 +112,7 @@ def measured_fields(
         position: where the token is on each layer's map, see `CENTER`.
         names: paths of layers, of `receptive_fields(...)`; the last one's alone if None.
         seed: of the random image and combinations.
+        advance: called after every layer.
 
     Returns:
         For each layer `[height, width]` of the image: whether a pixel has a gradient.
@@ -139,6 +141,7 @@ def measured_fields(
         cotangent = torch.randn(token.shape, generator=generator, dtype=token.dtype).to(token.device)
         (gradient,) = torch.autograd.grad(token @ cotangent, image, retain_graph=True)
         measured[name] = (gradient[0] != 0).any(0).cpu().numpy()
+        advance()
     return measured
 
 

@@ -75,7 +75,7 @@ def layers(model: nn.Module) -> list[Layer]:
     Raises:
         TypeError: as `check`.
     """
-    return list(_walk(check(model), ""))
+    return list(walk(check(model)))
 
 
 def stages(model: nn.Module) -> list[Stage]:
@@ -117,14 +117,14 @@ def image_hw(model: Model, image_size: int | Size) -> Size:
     return size
 
 
-def _walk(module: nn.Module, name: str) -> Iterator[Layer]:
-    """Depth first; modules are registered in the order in which they run."""
+def walk(module: nn.Module, name: str = "") -> Iterator[Layer]:
+    """The spatial layers in any module, depth first; modules are registered in the order in which they run."""
     layer = _layer(module, name)
     if layer is not None:
         yield layer
         return
     for child_name, child in module.named_children():
-        yield from _walk(child, f"{name}.{child_name}" if name else child_name)
+        yield from walk(child, f"{name}.{child_name}" if name else child_name)
 
 
 def _layer(module: nn.Module, name: str) -> Layer | None:

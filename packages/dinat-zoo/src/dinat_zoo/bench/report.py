@@ -5,16 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, fields
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
-import torch
-
-import natten_core
+from dinat_zoo._machine import machine
 from dinat_zoo._table import aligned
 from dinat_zoo.bench.profile import Share
 from dinat_zoo.bench.rows import Row
@@ -48,28 +42,6 @@ def write(rows: Entries, form: str = "table") -> str:
 
 ROW_HEADER = ("model", "setting", "images/s", "ms", "q1 - q3", "speed", "q1 - q3", "memory")
 SHARE_HEADER = ("operators", "ms", "share", "calls")
-
-
-def machine() -> dict[str, Any]:
-    """What results depend on beside their settings."""
-    return {
-        "system": platform.platform(),
-        "processor": _processor(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": version("timm"),
-        "dinat_zoo": version("dinat-zoo"),
-        "natten_core": natten_core.build_info(),
-    }
-
-
-def _processor() -> str:
-    try:
-        with Path("/proc/cpuinfo").open() as info:
-            return next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "")
-    except OSError:
-        return platform.processor()
 
 
 def _row(row: Row) -> tuple[str, ...]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 
+from dinat_zoo import __version__
 from dinat_zoo.cli import (
     _analyse,
     _bench,
@@ -19,6 +22,15 @@ from dinat_zoo.cli import (
     _train,
     _validate,
 )
+from dinat_zoo.cli._arguments import example, fail
+
+_CODES = """\
+exit codes:
+  0  done
+  1  weights cannot be had or do not fit, or what was asked for failed
+  2  an argument cannot be right: an unknown name, a file that is none, a place where nothing can be written
+Results go to stdout, as JSON with --json; notes, progress and errors to stderr.
+"""
 
 COMMANDS = (
     _list,
@@ -43,12 +55,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: its arguments; those of the process if None.
 
     Returns:
-        The exit code: 0, 1 where weights cannot be had or written, 2 where an input is wrong.
+        The exit code: 0; 1 where weights cannot be had, or what was asked for failed; 2 where an argument cannot be
+        right, a file that it names included; 130 after an interruption; 141 where nobody reads the output any more.
     """
-    parser = argparse.ArgumentParser(prog="dinat-zoo", description="Neighborhood attention models for images.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    arguments = parser().parse_args(argv)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says it once more at its end
+        return 141
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """What reads the arguments of all commands."""
+    whole = argparse.ArgumentParser(
+        prog="dinat-zoo",
+        description="Neighborhood attention models for images. Every command has a --help with examples.",
+        **example(_CODES),
+    )
+    whole.add_argument("--version", action="version", version=f"dinat-zoo {__version__}")
+    commands = whole.add_subparsers(dest="command", required=True)
     for command in COMMANDS:
         command.add_to(commands)
-    arguments = parser.parse_args(argv)
-    code: int = arguments.run(arguments)
-    return code
+    return whole

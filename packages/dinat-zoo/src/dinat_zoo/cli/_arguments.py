@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
+import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import timm
 import torch
 
 from dinat_zoo import list_models
 from dinat_zoo._predict import DEFAULT_MODEL
+from dinat_zoo.dilations import TASKS
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -35,17 +40,52 @@ def near(text: str, names: Sequence[str], otherwise: Sequence[str]) -> str:
     return ", ".join(difflib.get_close_matches(text, names, n=3) or otherwise)
 
 
+def is_model(name: str) -> bool:
+    """Whether it is the name of a model of this package, with or without a timm tag that there is."""
+    return name in list_models() or (name.split(".")[0] in list_models() and name in timm.list_pretrained())
+
+
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
     """The type of an argument that is one of many names, with or without a timm tag; an error names what is near."""
 
     def check(text: str) -> str:
-        if text.split(".")[0] in names:
+        if text in names or (text.split(".")[0] in names and is_model(text)):
             return text
-        raise argparse.ArgumentTypeError(
-            f"no model is named {text!r}; near it: {near(text, names, names[:3])} (see `dinat-zoo list`)"
-        )
+        tagged = timm.list_pretrained(f"{text.split('.')[0]}.*") if text.split(".")[0] in names else []
+        like = ", ".join(tagged) or near(text, names, names[:3])
+        raise argparse.ArgumentTypeError(f"no model is named {text!r}; near it: {like} (see `dinat-zoo list`)")
 
     return check
+
+
+PLOTS = (".png", ".svg", ".pdf")
+"""Files that figures are drawn into."""
+
+
+def unwritable(path: Path, suffixes: Sequence[str] = ()) -> str:
+    """Why a file cannot be written, "" where it can; asked before the work whose result it would be.
+
+    Args:
+        path: the file.
+        suffixes: those that name a format; any will do where there are none.
+    """
+    if suffixes and path.suffix not in suffixes:
+        return f"the suffix of {str(path)!r} names no format; known are {', '.join(suffixes)}"
+    if path.is_dir():
+        return f"cannot write {str(path)!r}: it is a folder; name a file"
+    if not path.parent.is_dir():
+        return f"cannot write {str(path)!r}: there is no folder {str(path.parent)!r}"
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        return f"cannot write {str(path)!r}: permission denied"
+    return ""
+
+
+def unusable(folder: Path) -> str:
+    """Why a folder cannot be made or written to, "" where it can."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not place.is_dir():
+        return f"cannot write to {str(folder)!r}: {str(place)!r} is no folder"
+    return "" if os.access(place, os.W_OK) else f"cannot write to {str(folder)!r}: permission denied"
 
 
 def device(text: str) -> torch.device:
@@ -59,6 +99,42 @@ def device(text: str) -> torch.device:
     return found
 
 
+def dilations(text: str) -> str | list[list[int]] | list[int]:
+    """A rule or a task, numbers per level as in "8,4,2,1", or per block as in "1,8,1/1,4,1,4/1,2,1,2,1,2/1,1,1,1,1"."""
+    if text in ("maximum", "gradual", *TASKS):
+        return text
+    try:
+        levels = [[positive(number) for number in level.split(",")] for level in text.split("/")]
+    except argparse.ArgumentTypeError as error:
+        names = ", ".join(("maximum", "gradual", *TASKS))
+        numbers = "numbers, of levels (8,4,2,1) or of their blocks (1,8,1/1,4,1,4/...)"
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {names}, nor {numbers}") from error
+    return levels if "/" in text else levels[0]
+
+
+def count(text: str) -> int:
+    """A whole number of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def workers(most: int) -> int:
+    """How many processes read images where nothing is said: as there are CPUs, lest torch warns."""
+    return min(most, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def seconds(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add `--model`, the bundled one by default, and `--checkpoint`."""
     parser.add_argument(
@@ -68,6 +144,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="a name of `dinat-zoo list` (default: %(default)s)",
     )
     parser.add_argument("--checkpoint", help="weights to use instead of the model's own: a file, a URL, or a name")
+
+
+def add_format(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
+    """Add `--format`, and `--json` for one of them."""
+    formatting = parser.add_mutually_exclusive_group()
+    formatting.add_argument("--format", choices=formats, default="table", help="(default: %(default)s)")
+    formatting.add_argument(
+        "--json", dest="format", action="store_const", const="json", help="the same as --format json"
+    )
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

@@ -13,11 +13,18 @@ from rich.console import Console
 
 from dinat_zoo._predict import Classifier, Prediction, load_classifier
 from dinat_zoo._weights_file import WeightsError
-from dinat_zoo.cli._arguments import Commands, fail, positive
+from dinat_zoo.cli._arguments import Commands, add_device, add_model, example, fail, positive
 from dinat_zoo.cli._images import Report, Source, find_images, read_images
 from dinat_zoo.cli._progress import progress
 
 _BATCH = 64
+_EXAMPLES = """\
+examples:
+  dinat-zoo classify examples/                                        a folder stands for the images in it
+  dinat-zoo classify coat.jpg bag.png --top-k 1 --json
+  dinat-zoo classify cat.jpg --model dinat_mini                       weights from the hub, or from the cache
+  dinat-zoo classify cat.jpg --model dinat_mini --checkpoint run/last.pth.tar
+"""
 
 
 @dataclass
@@ -34,11 +41,12 @@ def add_to(commands: Commands) -> None:
         help="say what is in images",
         description="Classify images. The default model names garments, one per picture on a plain background (grey "
         "on black as in Fashion-MNIST, or a photograph on white); it is part of the package and needs no network.",
+        **example(_EXAMPLES),
     )
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files, or folders of them")
-    parser.add_argument("--model", default="dinat_pico", help="a name from `dinat-zoo list` (default: %(default)s)")
-    parser.add_argument("--checkpoint", help="weights to use instead of the model's own: a file, a URL, or a name")
+    add_model(parser)
     parser.add_argument("--top-k", type=positive, default=3, help="classes to give per image (default: %(default)s)")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
     parser.set_defaults(run=run)
 
@@ -47,13 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Classify files and print the outcome: results on stdout, notes and errors on stderr.
 
     Returns:
-        The exit code: 0; 1 if there is no such model or no weights for it; 2 if something named is no image.
+        The exit code: 0; 1 if weights cannot be had; 2 if something named is no image.
     """
     images: list[Path] = arguments.images
     try:
         classifier = load_classifier(arguments.model, arguments.checkpoint)
     except WeightsError as error:
         return fail(str(error), 1)
+    classifier.model.to(arguments.device)
     report = _Report()
     _classify(find_images(images, report), classifier, arguments.top_k, report)
     report.finish(images, [path for path, _ in report.results])

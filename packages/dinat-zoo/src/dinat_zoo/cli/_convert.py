@@ -10,15 +10,23 @@ from typing import Any
 from dinat_zoo import dense, list_models
 from dinat_zoo._checkpoint import fit, read_weights
 from dinat_zoo._download import sha256
-from dinat_zoo._formats import BACKBONE, FORMATS, Weights, convert, format_of
+from dinat_zoo._formats import BACKBONE, FORMATS, NO_HEADS, Weights, convert, format_of
 from dinat_zoo._hierarchical import NeighborhoodTransformer
-from dinat_zoo._hugging_face import save_hugging_face
+from dinat_zoo._hugging_face import write_folder
 from dinat_zoo._predict import create, labels_of
-from dinat_zoo._pretrained import find
+from dinat_zoo._pretrained import find, published
 from dinat_zoo._sources import resolve
 from dinat_zoo._weights_file import SUFFIXES, WeightsError, write
-from dinat_zoo.cli._arguments import Commands, fail
+from dinat_zoo.cli._arguments import Commands, example, fail, near, unusable, unwritable
 from dinat_zoo.dense import mask2former
+
+_EXAMPLES = """\
+examples:
+  dinat-zoo convert dinat_mini_in1k_224 mini.safetensors              a published checkpoint, into timm's names
+  dinat-zoo convert mini.safetensors mini.pth --to original
+  dinat-zoo convert run/last.pth.tar my-dinat --to hf --model dinat_mini     a folder for transformers
+  dinat-zoo convert detector.pth body.pth --backbone
+"""
 
 
 def add_to(commands: Commands) -> None:
@@ -28,6 +36,7 @@ def add_to(commands: Commands) -> None:
         help="rewrite a checkpoint in another format",
         description="Read weights of NAT or DiNAT in any format, for classification or dense prediction, and write "
         "them in another. Nothing is lost on the way: converting back gives the same tensors.",
+        **example(_EXAMPLES),
     )
     parser.add_argument("source", metavar="IN", help="a file, a URL, hf-hub:OWNER/NAME, or a published checkpoint")
     parser.add_argument(
@@ -56,24 +65,33 @@ def run(arguments: argparse.Namespace) -> int:
     source: str = arguments.source
     output: Path = arguments.output
     folder = arguments.to == "hf" and not output.suffix
-    if not folder and output.suffix not in SUFFIXES:
-        return fail(f"the suffix of {str(output)!r} names no format; known are {', '.join(SUFFIXES)}", 2)
+    if problem := unusable(output) if folder else unwritable(output, SUFFIXES):
+        return fail(problem, 2)
     model = arguments.model or _name_of(source)
     architecture, _ = _backbone_of(model)
     prefix = architecture.split("_")[0]
-    if arguments.model is not None and prefix not in ("nat", "dinat", "vitrpb"):
-        return fail(f"--model is {model!r}; it must be a model of `dinat-zoo list`, or just nat or dinat", 2)
+    if arguments.model is not None and architecture not in (*list_models(), "nat", "dinat"):
+        known = [*list_models(), *dense.list_models(), *(row.checkpoint for row in published())]
+        like = near(model, known, ["nat", "dinat"])
+        return fail(
+            f"--model is {model!r}; it must be a model of `dinat-zoo list`, or just nat or dinat. Near it: {like}", 2
+        )
+    if folder and architecture not in list_models():
+        return fail(
+            "config.json has the dilations, which weights do not tell: say --model and a model of `dinat-zoo list`, or "
+            f"a published detector or segmenter, such as {dense.list_models()[0]}",
+            2,
+        )
     try:
         weights = read_weights(resolve(source))
         if arguments.backbone:
             weights = {
                 key.removeprefix(BACKBONE): value for key, value in weights.items() if key.startswith(BACKBONE)
             } or weights
-        converted = convert(weights, arguments.to, prefix)
-        written = output
         if folder:
-            written = _write_folder(weights, model, output, source)
+            written, converted = _write_folder(weights, model, output, source)
         else:
+            written, converted = output, convert(weights, arguments.to, prefix)
             write(converted, output)
     except WeightsError as error:
         return fail(str(error), 1)
@@ -112,22 +130,19 @@ def _backbone_of(name: str) -> tuple[str, dict[str, Any]]:
     return (row.model, mask2former.BODY) if row and row.head == "mask2former" else (name, {})
 
 
-def _write_folder(weights: Weights, name: str, folder: Path, source: str) -> Path:
-    """Write a folder of a classifier or a backbone, whose model the name is, and return its file of weights."""
+def _write_folder(weights: Weights, name: str, folder: Path, source: str) -> tuple[Path, Weights]:
+    """Write a folder of a classifier or a backbone, whose model the name is; returns its file of weights, and these."""
     architecture, arguments = _backbone_of(name)
-    if architecture not in list_models():
-        raise WeightsError(
-            "config.json has the dilations, which weights do not tell: say --model and a model of `dinat-zoo list`, or "
-            f"a published detector or segmenter, such as {dense.list_models()[0]}"
-        )
+    if any(key.startswith(BACKBONE) for key in weights):
+        raise WeightsError(NO_HEADS)
     weights = convert(weights, "timm")
     dtype = next(value.dtype for value in weights.values() if value.is_floating_point())
     if any(key.startswith("out_norms.") for key in weights):
         backbone = dense.Backbone.create(architecture, **arguments).to(dtype)
         fit(backbone, weights, source)
-        return save_hugging_face(backbone, folder)
+        return write_folder(backbone, folder, None)
     classes = len(weights["head.fc.bias"]) if "head.fc.bias" in weights else 0
     classifier = create(architecture, num_classes=classes).to(dtype)
     fit(classifier, weights, source)
     assert isinstance(classifier, NeighborhoodTransformer)  # no other has such weights
-    return save_hugging_face(classifier, folder, labels_of(classifier) if classes else None)
+    return write_folder(classifier, folder, labels_of(classifier) if classes else None)

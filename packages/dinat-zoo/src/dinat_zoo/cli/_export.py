@@ -6,15 +6,26 @@ import argparse
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from dinat_zoo import list_models
 from dinat_zoo._download import sha256
 from dinat_zoo._isotropic import IsotropicTransformer
 from dinat_zoo._predict import load_classifier
 from dinat_zoo._weights_file import WeightsError
-from dinat_zoo.cli._arguments import Commands, fail
-from dinat_zoo.export import SUFFIXES, TOLERANCE, ExportError, check, to_onnx, to_program
+from dinat_zoo.cli._arguments import Commands, example, fail, one_of, unwritable
+from dinat_zoo.export import SUFFIXES, TOLERANCE, ExportError, check, size_rule, to_onnx, to_program
+
+_EXAMPLES = """\
+examples:
+  dinat-zoo export dinat_pico garments.onnx --dynamic-batch
+  dinat-zoo export dinat_tiny model.onnx --checkpoint weights.pth --input-size 256x320
+  dinat-zoo export dinat_mini model.onnx --dynamic-size               both sides multiples of 32, from 224 on
+  dinat-zoo export dinat_pico garments.pt2                            for torch.export.load, after import natten_core
+ONNX files need pip install 'dinat-zoo[export]'.
+"""
 
 
 def add_to(commands: Commands) -> None:
@@ -24,12 +35,17 @@ def add_to(commands: Commands) -> None:
         help="write a model as an ONNX file or a torch.export program",
         description="Write a classifier with its weights as a graph that runs elsewhere: an ONNX file of standard "
         "operators, or a torch.export program. The file is then run and compared with the model.",
+        **example(_EXAMPLES),
     )
-    parser.add_argument("model", metavar="MODEL", help="a name from `dinat-zoo list`")
+    parser.add_argument("model", type=one_of(list_models()), metavar="MODEL", help="a name of `dinat-zoo list`")
     parser.add_argument("output", metavar="OUT", type=Path, help=f"the file to write: {', '.join(SUFFIXES)}")
     parser.add_argument("--checkpoint", help="weights to use instead of the model's own: a file, a URL, or a name")
-    parser.add_argument(
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
         "--input-size", type=_size, metavar="SIDE|HEIGHTxWIDTH", help="size of the images (default: the model's)"
+    )
+    sizes.add_argument(
+        "--dynamic-size", action="store_true", help="take images of any size that needs no padding; minutes of tracing"
     )
     parser.add_argument("--dynamic-batch", action="store_true", help="take any number of images at a time, not one")
     parser.add_argument(
@@ -54,12 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
     """
     output: Path = arguments.output
     size: tuple[int, int] | None = arguments.input_size
-    dynamic: bool = arguments.dynamic_batch
+    dynamic = {"dynamic_batch": arguments.dynamic_batch, "dynamic_size": arguments.dynamic_size}
     onnx = output.suffix == ".onnx"
-    if output.suffix not in SUFFIXES:
-        return fail(f"the suffix of {str(output)!r} names no format; known are {', '.join(SUFFIXES)}", 2)
-    if not output.parent.is_dir():
-        return fail(f"there is no folder {str(output.parent)!r} to write to", 2)
+    if problem := unwritable(output, SUFFIXES):
+        return fail(problem, 2)
     checked = arguments.check
     if checked is None:
         checked = not onnx or find_spec("onnxruntime") is not None
@@ -68,21 +82,23 @@ def run(arguments: argparse.Namespace) -> int:
         if size is not None and isinstance(model, IsotropicTransformer):
             model.set_input_size(size)
         if onnx:
-            to_onnx(model, output, size, dynamic_batch=dynamic)
+            to_onnx(model, output, size, **dynamic)
         else:
-            torch.export.save(to_program(model, size, dynamic_batch=dynamic, decompose=arguments.decompose), output)
-        difference = check(model, output, size, dynamic_batch=dynamic) if checked else None
+            torch.export.save(to_program(model, size, **dynamic, decompose=arguments.decompose), output)
+        difference = check(model, output, size, **dynamic) if checked else None
     except (WeightsError, ExportError, OSError) as error:
         return fail(str(error), 1)
-    document = {
+    batch = "batch" if arguments.dynamic_batch else 1
+    sides = ["height", "width"] if arguments.dynamic_size else size or model.pretrained_cfg["input_size"][1:]
+    document: dict[str, Any] = {
         "model": arguments.model,
         "output": str(output),
-        "input": ["batch" if dynamic else 1, *(size or model.pretrained_cfg["input_size"][1:])],
+        "input": [batch, model.in_chans, *sides],
+        **({"sides": size_rule(model)._asdict()} if arguments.dynamic_size else {}),
         "bytes": output.stat().st_size,
         "sha256": sha256(output),
         "difference": difference,
     }
-    document["input"].insert(1, model.in_chans)
     if difference is not None and not difference <= TOLERANCE:
         return fail(f"{output} differs from the model by {difference:.1e} of its largest output", 1)
     if arguments.json:

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo._predict import load_body
 from dinat_zoo._weights_file import WeightsError
-from dinat_zoo.cli._arguments import Commands, add_device, add_model, example, fail, positive
+from dinat_zoo.cli._arguments import Commands, add_device, add_model, example, fail, positive, unwritable
 from dinat_zoo.cli._images import Report, find_images, read_images
 from dinat_zoo.cli._progress import progress
 
@@ -62,8 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     images: list[Path] = arguments.images
     output: Path = arguments.output
-    if output.suffix not in _SUFFIXES:
-        return fail(f"the suffix of {str(output)!r} names no format; known are {', '.join(_SUFFIXES)}", 2)
+    if problem := unwritable(output, _SUFFIXES):
+        return fail(problem, 2)
     try:
         model, transform = load_body(arguments.model, arguments.checkpoint)
     except WeightsError as error:
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     tensors = {key: torch.cat([batch[key] for batch in batches]) for key in batches[0]}
     try:
         _write(output, tensors, names)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         return fail(f"cannot write {str(output)!r}: {error}", 2)
     document: dict[str, Any] = {"model": arguments.model, "output": str(output), "names": names}
     document["arrays"] = {key: list(value.shape) for key, value in tensors.items()}

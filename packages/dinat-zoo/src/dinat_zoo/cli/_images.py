@@ -77,7 +77,7 @@ def read_images(
     """Read and transform; what is no image is an error if it was named, and a note if it lay in a folder."""
     for source in sources:
         advance()
-        image = _read(source.path)
+        image = read_image(source.path)
         if isinstance(image, Image.Image):
             yield source, transform(image)
         elif source.folder is None:
@@ -86,7 +86,7 @@ def read_images(
             report.skipped.append((source, image))
 
 
-def _read(path: Path) -> Image.Image | str:
+def read_image(path: Path) -> Image.Image | str:
     """The image in a file, or the reason why there is none."""
     try:
         with Image.open(path) as file:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 from dataclasses import asdict
 from typing import Any
 
-import timm
 import torch
-import torchvision
 
-import dinat_zoo
 import natten_core
 from dinat_zoo import count_macs, count_parameters, dense, list_models
 from dinat_zoo._base import BaseTransformer
+from dinat_zoo._machine import machine
 from dinat_zoo._predict import create
 from dinat_zoo._pretrained import find, published
-from dinat_zoo.cli._arguments import Commands, add_device, example, fail, near, positive
+from dinat_zoo.cli._arguments import Commands, add_device, example, fail, is_model, near, positive
 from natten_core import NeighborhoodAttention2D
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     name: str | None = arguments.name
     if name is None:
         document = machine()
-    elif name.split(".")[0] in list_models():
+    elif is_model(name):
         document = describe(name, arguments.image_size, arguments.device, _DTYPES[arguments.dtype])
     elif name in dense.PUBLISHED:
         document = _dense(name)
@@ -69,22 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         _print(document)
     return 0
-
-
-def machine() -> dict[str, Any]:
-    """Versions, builds and devices."""
-    devices: list[dict[str, Any]] = [
-        {"device": "cpu", "name": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    ]
-    for i in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(i)
-        architecture = f"sm_{properties.major}{properties.minor}"
-        memory = properties.total_memory
-        devices.append({"device": f"cuda:{i}", "name": properties.name, "architecture": architecture, "memory": memory})
-    versions = {"dinat_zoo": dinat_zoo.__version__, "natten_core": natten_core.__version__, "timm": timm.__version__}
-    versions |= {"torch": str(torch.__version__), "torchvision": torchvision.__version__}
-    versions |= {"python": platform.python_version(), "platform": platform.platform()}
-    return {"versions": versions, "natten_core": natten_core.build_info(), "devices": devices}
 
 
 def describe(name: str, image_size: int | None, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

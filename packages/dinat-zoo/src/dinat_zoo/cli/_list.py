@@ -12,7 +12,14 @@ from dinat_zoo import count_macs, count_parameters, list_models
 from dinat_zoo._predict import create
 from dinat_zoo._pretrained import Checkpoint, published
 from dinat_zoo._table import aligned
-from dinat_zoo.cli._arguments import Commands
+from dinat_zoo.cli._arguments import Commands, example
+
+_EXAMPLES = """\
+examples:
+  dinat-zoo list
+  dinat-zoo list --checkpoints                                        every published file, detectors and segmenters too
+  dinat-zoo list --json | jq '.[] | select(.parameters < 3e7) | .model'
+"""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,13 @@ def rows() -> list[Row]:
 
 def add_to(commands: Commands) -> None:
     """Add the subcommand and its arguments."""
-    parser = commands.add_parser("list", help="show the models", description="Show the models and their sizes.")
+    parser = commands.add_parser(
+        "list",
+        help="show the models",
+        description="Show the models: parameters, multiply-accumulates of one image, the images that they are for, and "
+        "where `pretrained=True` takes weights from. `dinat-zoo info NAME` says more of one.",
+        **example(_EXAMPLES),
+    )
     parser.add_argument("--checkpoints", action="store_true", help="show every published checkpoint instead")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.set_defaults(run=run)

@@ -15,7 +15,7 @@ import torch
 
 from dinat_zoo import list_models
 from dinat_zoo._weights_file import WeightsError
-from dinat_zoo.cli._arguments import Commands, example, fail, one_of, positive
+from dinat_zoo.cli._arguments import Commands, count, example, fail, one_of, positive, unusable, workers
 from dinat_zoo.cli._progress import progress
 from dinat_zoo.recipes.imagenet import Recipe, Settings, fit, recipe_of
 from dinat_zoo.recipes.imagenet.evaluate import AMP
@@ -37,8 +37,8 @@ _SETTINGS = (
 # Options that change the recipe, with the name of its value.
 _OPTIONS: dict[str, tuple[str, Callable[[str], Any], str]] = {
     "--epochs": ("epochs", positive, "passes over the images, warm-up included, cool-down not"),
-    "--warmup-epochs": ("warmup_epochs", int, "epochs of rising learning rate"),
-    "--cooldown-epochs": ("cooldown_epochs", int, "further epochs at the last learning rate"),
+    "--warmup-epochs": ("warmup_epochs", count, "epochs of rising learning rate"),
+    "--cooldown-epochs": ("cooldown_epochs", count, "further epochs at the last learning rate"),
     "--global-batch-size": ("batch_size", positive, "images per update; the learning rate is scaled with it"),
     "--lr": ("lr", float, "peak learning rate, not scaled"),
     "--min-lr": ("min_lr", float, "last learning rate"),
@@ -74,7 +74,9 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--batch-size", type=positive, default=128, help="images at a time, each process (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=4, help="processes that read images (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=count, default=workers(4), help="processes that read images (default here: %(default)s)"
+    )
     default = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=default, help="where to run (default here: %(default)s)")
     parser.add_argument(
@@ -105,6 +107,8 @@ def run(arguments: argparse.Namespace) -> int:
         for name in ("data", "output"):
             if getattr(arguments, name) is None:
                 return fail(f"{name} is missing; training needs a folder of images and --output for its results", 2)
+        if problem := unusable(arguments.output):
+            return fail(problem, 2)
         settings = Settings(**{name: getattr(arguments, name) for name in _SETTINGS})
         with ExitStack() as stack:
             fit(settings, recipe, lambda line: _print(line, arguments.json), lambda *a: _bar(stack, *a))

@@ -9,7 +9,7 @@ from typing import Any
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo._predict import load_classifier
 from dinat_zoo._weights_file import WeightsError
-from dinat_zoo.cli._arguments import Commands, add_device, add_model, example, fail, positive
+from dinat_zoo.cli._arguments import Commands, add_device, add_model, count, dilations, example, fail, positive, workers
 from dinat_zoo.cli._progress import progress
 from dinat_zoo.recipes.imagenet import data as datasets
 from dinat_zoo.recipes.imagenet.evaluate import AMP, evaluate
@@ -19,6 +19,7 @@ examples:
   dinat-zoo validate imagenet/ --model dinat_mini                    imagenet/val/n01440764/*.JPEG and so on
   dinat-zoo validate data/ --model dinat_tiny --checkpoint run/last.pth.tar --classes run/classes.txt
   dinat-zoo validate /usr/share/datasets/fashion-mnist               the bundled model on its own test images
+  dinat-zoo validate imagenet/ --model nat_tiny --dilations 8,4,2,1  a NAT's weights with DiNAT's dilations: Table 12
 """
 
 
@@ -39,8 +40,15 @@ def add_to(commands: Commands) -> None:
     parser.add_argument("--classes", metavar="FILE", help="the folders' names, one a line, in the order of the classes")
     parser.add_argument("--only-present", action="store_true", help="let only those classes compete that DATA has")
     parser.add_argument("--image-size", type=positive, help="side of the images (default: the model's)")
+    parser.add_argument(
+        "--dilations",
+        type=dilations,
+        help="others than the model's, as in Table 12: maximum, gradual, a task, or numbers of levels such as 8,4,2,1",
+    )
     parser.add_argument("--batch-size", type=positive, default=128, help="images at a time (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that read images (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=count, default=workers(2), help="processes that read images (default here: %(default)s)"
+    )
     parser.add_argument("--amp", choices=AMP, default="off", help="mixed precision (default: %(default)s)")
     add_device(parser)
     parser.add_argument("--json", action="store_true", help="print a JSON document")
@@ -58,6 +66,9 @@ def run(arguments: argparse.Namespace) -> int:
     except WeightsError as error:
         return fail(str(error), 1)
     try:
+        if arguments.dilations is not None:
+            size = arguments.image_size or model.pretrained_cfg["input_size"][1]
+            model.set_dilations(arguments.dilations, size)
         document = _measure(arguments, model)
     except (ValueError, OSError) as error:
         return fail(str(error), 2)
@@ -97,6 +108,7 @@ def _measure(arguments: argparse.Namespace, model: BaseTransformer) -> dict[str,
         "checkpoint": arguments.checkpoint,
         "data": arguments.data,
         "classes": len(only) if only else model.num_classes,
+        "dilations": model.dilations,
         "amp": arguments.amp,
         "device": str(arguments.device),
         **found,

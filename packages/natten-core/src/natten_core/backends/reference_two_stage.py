@@ -20,12 +20,12 @@ def qk(
     """Scores [batch, *spatial, heads, slots] in the dtype of `query`; `-inf` in slots that a causal window lacks."""
     dtype = problem.compute_dtype
     repeat = problem.heads // problem.heads_kv
-    token, seen, entry = _slots(problem)
+    token, seen, entry = slots(problem)
     with no_autocast(problem.device.type):
         queries = query.to(dtype).flatten(1, -3) * problem.scale
         keys = key.to(dtype).flatten(1, -3).repeat_interleave(repeat, -2)
-        slots = [(queries * keys.index_select(1, here)).sum(-1) for here in token.unbind(1)]
-        scores = torch.stack(slots, -1)
+        products = [(queries * keys.index_select(1, here)).sum(-1) for here in token.unbind(1)]
+        scores = torch.stack(products, -1)
         if rpb is not None:
             scores = scores + rpb.to(dtype).flatten(1)[:, entry].transpose(0, 1)
         scores = scores.masked_fill(~seen[:, None], float("-inf"))
@@ -40,7 +40,7 @@ def av(problem: Problem, attn: Tensor, value: Tensor, additional_values: Tensor 
     """The sum of values, weighted: [batch, *spatial, heads, head_dim_v] in the dtype of `attn`."""
     dtype = problem.compute_dtype
     repeat = problem.heads // problem.heads_kv
-    token, seen, _ = _slots(problem)
+    token, seen, _ = slots(problem)
     with no_autocast(problem.device.type):
         weights = attn.to(dtype).flatten(1, -3)
         local = weights[..., : token.shape[1]].masked_fill(~seen[:, None], 0.0)
@@ -57,7 +57,7 @@ def av(problem: Problem, attn: Tensor, value: Tensor, additional_values: Tensor 
     return whole.to(problem.dtype)
 
 
-def _slots(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
+def slots(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """[tokens, slots] of the window: the token of each key, whether the slot has one, and its entry of the bias."""
     token = entry = torch.zeros(1, 1, dtype=torch.int64, device=problem.device)
     seen = torch.ones(1, 1, dtype=torch.bool, device=problem.device)

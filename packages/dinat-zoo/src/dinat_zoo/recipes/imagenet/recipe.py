@@ -65,6 +65,13 @@ class Recipe:
         for name in ("lr", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be greater than 0.")
+        for name in ("cooldown_epochs", "warmup_lr", "min_lr", "weight_decay", "mixup", "cutmix", "color_jitter"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+        for name in ("smoothing", "erase", "drop_path", "ema"):
+            value = getattr(self, name)
+            if value is not None and not (0 <= value < 1 or (name == "erase" and value == 1)):
+                raise ValueError(f"{name} is {value}; it must be from 0 to {'1' if name == 'erase' else 'below 1'}.")
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(
                 f"warmup_epochs is {self.warmup_epochs}; it must be below epochs, from 0 to {self.epochs - 1}."
