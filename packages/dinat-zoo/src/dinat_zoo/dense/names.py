@@ -61,9 +61,13 @@ class Names:
     def to_transformers(self, weights: Mapping[str, Tensor]) -> Weights:
         """The names that transformers has for a published file's tensors; query, key and value are taken apart.
 
+        What has transformers' names already keeps them.
+
         Raises:
             WeightsError: for a name that no published file has.
         """
+        if any(key.startswith(BODY) for key in weights):
+            return dict(weights)
         body = {key.removeprefix(BACKBONE): value for key, value in weights.items() if key.startswith(BACKBONE)}
         renamed = {BODY + key: value for key, value in convert(body, "timm").items()}
         for key, value in weights.items():

@@ -165,13 +165,13 @@ def task_inputs(task: str | None, batch: int = 1) -> Tensor:
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> Weights:
-    """The names that the models of `create` have for a file's tensors, as published by the authors or on the hub.
+    """The names that the models of `create` have for the tensors of a file of the authors', of the hub, or of theirs.
 
     Raises:
         WeightsError: for a name that no published file has.
     """
     inside = {key.removeprefix(ENCODER): value for key, value in weights.items() if key.startswith(ENCODER)}
-    if not inside:
+    if not inside or any(key.startswith(BODY) for key in weights):
         return _NAMES.to_transformers(weights)
     heads = {key: value for key, value in weights.items() if not key.startswith(ENCODER)}
     return {**{BODY + key: value for key, value in convert(inside, "timm").items()}, **heads}

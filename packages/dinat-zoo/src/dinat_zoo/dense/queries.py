@@ -155,16 +155,16 @@ class Queries:
         scores, labels = scores[keep], labels[keep]
         best = scores.new_full(self.original_size, -1.0)
         winner = labels.new_full(self.original_size, -1)
-        masks = []
-        for part, logits in zip(torch.arange(len(keep)).split(_CHUNK), self._resized(keep), strict=True):
-            probabilities = logits.sigmoid()
-            masks.append(probabilities >= 0.5)
-            for i, claim in zip(part.tolist(), scores[part.to(scores.device), None, None] * probabilities, strict=True):
-                winner[claim > best] = i
+        masks: list[Tensor] = []
+        for part in self._resized(keep):
+            for probabilities in part.sigmoid():
+                claim = scores[len(masks)] * probabilities
+                winner[claim > best] = len(masks)
                 best = torch.maximum(best, claim)
+                masks.append(probabilities >= 0.5)
         segments, taken = torch.zeros_like(winner), []
         stuff: dict[int, int] = {}  # the segment of each class of stuff
-        for i, mask in enumerate(mask for part in masks for mask in part):
+        for i, mask in enumerate(masks):
             won, label = winner == i, int(labels[i])
             visible = won & mask
             if not visible.any() or won.sum() / mask.sum() < overlap:
