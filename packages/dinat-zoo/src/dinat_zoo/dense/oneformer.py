@@ -114,8 +114,8 @@ def create(
         settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     else:
         settings["num_labels"] = num_classes
-    body = DinatZooConfig(backbone=row.model, arguments={**_body(row), **backbone})
-    config = OneFormerConfig(backbone_config=body, **settings)
+    inside = DinatZooConfig(backbone=row.model, arguments={**body(row), **backbone})
+    config = OneFormerConfig(backbone_config=inside, **settings)
     with torch.device(device or torch.get_default_device()):
         model = OneFormerForUniversalSegmentation(config).train()
     if checkpoint is not None:
@@ -186,7 +186,7 @@ def from_transformers(weights: Mapping[str, Tensor]) -> Weights:
     return _NAMES.from_transformers(weights)
 
 
-def _body(row: Checkpoint) -> dict[str, Any]:
+def body(row: Checkpoint) -> dict[str, Any]:
     """What is not the model's own in the arguments of the backbone."""
     depths = dinat.VARIANTS[row.model].arguments["depths"]
     # That of Mapillary Vistas has the list of COCO's.
