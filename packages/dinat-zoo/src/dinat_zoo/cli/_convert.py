@@ -120,7 +120,8 @@ def _with_the_authors_names(weights: Weights) -> Weights:
     if not any(key.startswith(ENCODER) for key in weights):
         return weights
     module = oneformer if any(key.startswith("model.task_encoder.") for key in weights) else mask2former
-    return module.from_transformers(module.to_transformers(weights))
+    named: Weights = module.from_transformers(module.to_transformers(weights))
+    return named
 
 
 def _write_folder(weights: Weights, name: str, folder: Path, source: str) -> Path:
