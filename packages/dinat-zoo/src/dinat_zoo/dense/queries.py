@@ -103,9 +103,10 @@ class Queries:
         if late:
             masks = resize(self.masks[None], self.padded)[0].sigmoid()
             return self._placed(torch.einsum("qc,qhw->chw", weights, masks))
-        parts = zip(weights.split(_CHUNK), self._resized(torch.arange(len(weights))), strict=True)
-        scores = [torch.einsum("qc,qhw->chw", part, masks.sigmoid()) for part, masks in parts]
-        return torch.stack(scores).sum(dim=0)
+        scores = weights.new_zeros(weights.shape[1], *self.original_size)
+        for part, masks in zip(weights.split(_CHUNK), self._resized(torch.arange(len(weights))), strict=True):
+            scores += torch.einsum("qc,qhw->chw", part, masks.sigmoid())
+        return scores
 
     def instances(self, things: Sequence[bool] | None = None, most: int = 100) -> Detections:
         """The objects, best first: a query can be one of several classes; the best pairs of both are taken.
