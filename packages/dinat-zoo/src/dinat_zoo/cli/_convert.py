@@ -19,7 +19,7 @@ from dinat_zoo._sources import resolve
 from dinat_zoo._weights_file import SUFFIXES, WeightsError, write
 from dinat_zoo.cli._arguments import Commands, fail
 from dinat_zoo.dense import mask2former, oneformer
-from dinat_zoo.dense.names import ENCODER
+from dinat_zoo.dense.detectron2_names import ENCODER
 
 
 def add_to(commands: Commands) -> None:

@@ -25,7 +25,7 @@ from dinat_zoo._formats import Weights, convert
 from dinat_zoo._pretrained import Checkpoint, published
 from dinat_zoo._sources import resolve
 from dinat_zoo.dense.classes import class_names, label_set
-from dinat_zoo.dense.names import BODY, ENCODER, Names
+from dinat_zoo.dense.detectron2_names import BODY, ENCODER, Names
 from dinat_zoo.dense.transforms import ImageTransform, published_test
 
 if TYPE_CHECKING:
