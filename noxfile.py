@@ -88,8 +88,9 @@ def tests(session: nox.Session) -> None:
 def dense_clients(session: nox.Session) -> None:
     """Other libraries' detection and segmentation models on our backbones, with these libraries installed."""
     python = environment(session, "dense-clients", group("dense-clients"), beside=shared(session))
-    tests = [f"packages/dinat-zoo/tests/dense/test_{name}.py" for name in ("clients", "mask2former", "adapters")]
-    run(session, python, "-m", "pytest", *tests, *session.posargs)
+    names = [f"dense/test_{name}" for name in ("clients", "mask2former", "oneformer", "adapters")]
+    names += ["cli/test_segment_queries", "weights/test_every_format"]
+    run(session, python, "-m", "pytest", *(f"packages/dinat-zoo/tests/{name}.py" for name in names), *session.posargs)
 
 
 @nox.session

@@ -42,7 +42,7 @@ are those of `dinat_pico`.
 HEADER = ["model", "input", "parameters", "MACs", "authors' counts", "authors' logits", "timm's tests"]
 HEADER += ["formats", "published"]
 HEADS = {"linear": "classifier", "mask_rcnn": "Mask R-CNN", "cascade_mask_rcnn": "Cascade Mask R-CNN"}
-HEADS |= {"upernet": "UPerNet", "mask2former": "Mask2Former"}
+HEADS |= {"upernet": "UPerNet", "mask2former": "Mask2Former", "oneformer": "OneFormer"}
 
 
 def table(name: str) -> list[dict[str, str]]:

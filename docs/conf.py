@@ -26,5 +26,5 @@ napoleon_numpy_docstring = False
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|timm|numpy|PIL|collections|typing|pathlib)(\..*)?"),
     ("py:.*", "Tensor|Module|Path|Callable|Sequence|Any|optional|PerAxis|Causal"),
-    ("py:class", r"nn\.Module|Size|Position|Reach|Figure|Mask2FormerForUniversalSegmentation|dict\[str"),
+    ("py:class", r"nn\.Module|Size|Position|Reach|Figure|(Mask2|One)FormerForUniversalSegmentation|dict\[str"),
 ]

@@ -6,12 +6,13 @@ transformers is no dependency of anything here: `nox -s compat` has it, elsewher
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 import dinat_zoo
 import natten_core.compat
 from dinat_zoo import dense
+from dinat_zoo.dense import oneformer
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("transformers") is None and "REQUIRE_TRANSFORMERS" not in os.environ,
@@ -174,6 +176,53 @@ def test_their_preprocessing_is_timms(transformers: ModuleType, tmp_path: Path) 
         image = Image.effect_noise(size, 60).convert("RGB")
         theirs = processor(image, return_tensors="pt")["pixel_values"][0]
         torch.testing.assert_close(theirs, ours(image), rtol=0, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid. in an upcoming release, it will be required to pass the indexing")
+def test_oneformer(transformers: ModuleType) -> None:
+    """With their DiNAT in it and with ours, of weights in the format of the hub."""
+    body = {"embed_dim": 32, "depths": [1, 2, 1, 1], "num_heads": [1, 2, 4, 8], "kernel_size": 3, "mlp_ratio": 2.0}
+    dilations = [[2], [1, 3], [1], [1]]
+    config = transformers.OneFormerConfig(
+        backbone_config=transformers.DinatConfig(
+            **body, dilations=dilations, out_features=[f"stage{i}" for i in (1, 2, 3, 4)]
+        ),
+        **dict.fromkeys(("hidden_dim", "conv_dim", "mask_dim", "dim_feedforward", "encoder_feedforward_dim"), 64),
+        encoder_layers=2,
+        decoder_layers=4,
+        num_attention_heads=2,
+        num_queries=6,
+        num_labels=CLASSES,
+    )
+    torch.manual_seed(0)
+    theirs = transformers.OneFormerForUniversalSegmentation(config).eval().double()
+    for name, parameter in theirs.named_parameters():
+        centre = 1.0 if parameter.ndim == 1 and "norm" in name and name.endswith("weight") else 0.0
+        nn.init.normal_(parameter, mean=centre, std=0.3 if name.endswith("rpb") else 0.1)
+    ours = copy.deepcopy(theirs)
+    ours.model.pixel_level_module.encoder = Encoder(dense.Backbone.create("dinat_mini", dilations=dilations, **body))
+    ours.load_state_dict(oneformer.to_transformers(theirs.state_dict()))
+    ours.eval().double()
+    for size, task in zip(((128, 160), (96, 64)), ("panoptic", "instance"), strict=True):
+        x, tokens = torch.randn(1, 3, *size, dtype=torch.float64), oneformer.task_inputs(task)
+        with torch.no_grad():
+            actual, expected = (model(x, tokens, output_hidden_states=True) for model in (ours, theirs))
+        assert len(expected.encoder_hidden_states) == 4
+        for one, other in zip(actual.encoder_hidden_states, expected.encoder_hidden_states, strict=True):
+            assert_agree(one, other)
+        assert_agree(actual.class_queries_logits, expected.class_queries_logits)
+        assert_agree(actual.masks_queries_logits, expected.masks_queries_logits)
+
+
+class Encoder(nn.Module):
+    """A backbone as transformers' heads call one; `dinat_zoo.dense.adapters.transformers` has it for transformers 5."""
+
+    def __init__(self, body: dense.Backbone) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(feature_maps=self.body(x))
 
 
 def test_attention_weights(transformers: ModuleType) -> None:

@@ -23,7 +23,7 @@ from filelock import FileLock
 from huggingface_hub import constants
 from huggingface_hub.utils.tqdm import tqdm
 
-from dinat_zoo._weights_file import WeightsError, check, first_line
+from dinat_zoo._weights_file import WeightsError, examine, first_line
 
 ATTEMPTS = 4  # without a byte of progress
 BACKOFF = 1.0  # seconds before the second attempt, doubled for each one after
@@ -62,7 +62,7 @@ def cached(url: str, cache_dir: str | Path | None = None) -> Path:
             part = copy.with_name(copy.name + ".part")
             _transfer(source, part)
             try:
-                check(part)
+                examine(part)
                 _verify(part, copy)
             except WeightsError as error:
                 part.unlink()

@@ -71,6 +71,11 @@ def format_of(keys: Iterable[str]) -> str:
         WeightsError: if it is none of them.
     """
     names = backbone_keys(keys)
+    if any(name.startswith("model.pixel_level_module.") for name in names):
+        raise WeightsError(
+            "these are weights of Mask2Former or OneFormer under transformers' names: dinat_zoo.dense.oneformer.create "
+            "reads the hub's, from_pretrained those that save_pretrained wrote, and `dinat-zoo convert` both"
+        )
     if any(".attention.self." in name for name in names):
         return "hf"
     if any(re.match(r"levels\.0\.downsample\.|layers\.\d+\.(blocks\.\d+\.)?attn\.", name) for name in names):

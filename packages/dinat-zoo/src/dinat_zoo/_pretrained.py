@@ -1,8 +1,9 @@
 """The published checkpoints, and what timm's pretrained configurations say of them.
 
-`weights/published.csv` has a row for each: all that the authors of NAT and DiNAT put on their server, with the Hugging
-Face repository where there is one too. Its `model` is the name here of the architecture, of the backbone for dense
-prediction. Height and width are those of training; of Mask R-CNN's, the usual test size. Nobody published a hash.
+`weights/published.csv` has a row for each: all that the authors of NAT, DiNAT and OneFormer put on their server (of
+OneFormer, those on DiNAT), with the Hugging Face repository where there is one too. Its `model` is the name here of the
+architecture, of the backbone for dense prediction. Height and width are those of training; of Mask R-CNN's, the usual
+test size. Nobody published a hash.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Checkpoint:
     Attributes:
         checkpoint: its name, that of the file at the authors'.
         model: the architecture, a name of this package's models; for dense prediction, that of the backbone.
-        task: "classification", "instance", "semantic" or "panoptic" (segmentation).
-        head: "linear", "mask_rcnn", "cascade_mask_rcnn", "upernet" or "mask2former".
+        task: "classification", "instance", "semantic" or "panoptic" (segmentation); OneFormer's do all three of these.
+        head: "linear", "mask_rcnn", "cascade_mask_rcnn", "upernet", "mask2former" or "oneformer".
         dataset: what it was trained on last.
         pretraining: what it was trained on before, or "".
         classes: how many it tells apart.
@@ -66,7 +67,7 @@ class Checkpoint:
 
 @cache
 def published() -> tuple[Checkpoint, ...]:
-    """Every published checkpoint: classification, detection, semantic segmentation, Mask2Former."""
+    """Every published checkpoint: classification, detection, semantic segmentation, Mask2Former, OneFormer."""
     table = (Path(__file__).parent / "weights" / "published.csv").read_text(encoding="utf-8")
     rows: list[dict[str, Any]] = list(csv.DictReader(table.splitlines()))
     return tuple(Checkpoint(**row | {key: int(row[key]) for key in ("classes", "height", "width")}) for row in rows)

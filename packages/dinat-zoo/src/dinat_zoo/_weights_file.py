@@ -90,6 +90,16 @@ def check(path: Path) -> str:
     raise WeightsError(f"cannot read checkpoint {str(path)!r}: it {what}")
 
 
+def examine(path: Path) -> None:
+    """Look at a file that has just come, and read it too if it is a plain pickle, of which a look tells nothing.
+
+    Raises:
+        WeightsError: as `read` does.
+    """
+    if check(path) != "safetensors" and not zipfile.is_zipfile(path):
+        read(path)
+
+
 def write(weights: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors to a file that appears whole or not at all.
 

@@ -40,5 +40,5 @@ def test_palettes() -> None:
 def test_unknown_data_sets() -> None:
     with pytest.raises(ValueError, match=r"dataset is 'voc'; it must be one of 'coco', 'coco-panoptic', 'ade20k'"):
         dense.class_names("voc")
-    with pytest.raises(ValueError, match="dataset is 'coco', which has no colours; 'ade20k' and 'cityscapes' have"):
+    with pytest.raises(ValueError, match="dataset is 'coco', which has no colours; 'ade20k', 'cityscapes' and"):
         dense.palette("coco")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dinat_zoo._weights_file import read
 from dinat_zoo.cli import main
+from dinat_zoo.dense import oneformer
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,27 @@ def test_the_backbone_of_a_detector(
     assert "hidden_states_norms.stage2.weight" in read(tmp_path / "hf.pth")
     convert(capsys, tmp_path / "hf.pth", tmp_path / "body.pth", "--to", "original")
     same(read(tmp_path / "body.pth"), body)
+
+
+def test_a_oneformer_of_the_hub(
+    data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, same: Callable[..., None]
+) -> None:
+    shapes = json.loads((data / "oneformer-hf-keys.json").read_text())
+    hub = {key: torch.randn(shape) for key, shape in shapes.items()}
+    torch.save(hub, tmp_path / "hub.bin")
+    document = convert(capsys, tmp_path / "hub.bin", tmp_path / "authors.pth", "--to", "original")
+    assert document["dense"]
+    assert document["parameters"] == sum(value.numel() for value in hub.values())
+    authors = read(tmp_path / "authors.pth")
+    assert authors["sem_seg_head.predictor.class_input_proj.bias"].shape == (64,)
+    assert authors["backbone.levels.2.downsample.reduction.weight"].shape == (128, 64, 3, 3)
+    same(oneformer.to_transformers(authors), oneformer.to_transformers(hub))
+    convert(capsys, tmp_path / "hub.bin", tmp_path / "timm.pth")
+    convert(capsys, tmp_path / "timm.pth", tmp_path / "back.pth", "--to", "original")
+    same(read(tmp_path / "back.pth"), authors)
+    convert(capsys, tmp_path / "hub.bin", tmp_path / "body.pth", "--to", "hf", "--model", "dinat", "--backbone")
+    inside = "model.pixel_level_module.encoder."
+    same(read(tmp_path / "body.pth"), {k.removeprefix(inside): v for k, v in hub.items() if k.startswith(inside)})
 
 
 def test_errors(weights: dict[str, Tensor], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -131,6 +131,9 @@ def test_what_hugging_face_cannot_hold() -> None:
 def test_errors() -> None:
     with pytest.raises(WeightsError, match=r"no weights of NAT or DiNAT: parameters are named fc\.weight, \.\.\."):
         convert({"fc.weight": torch.ones(1)}, "timm")
+    inside = {f"model.pixel_level_module.encoder.{key}": x for key, x in fill(HUGGING_FACE["dinat_backbone"]).items()}
+    with pytest.raises(WeightsError, match=r"Mask2Former or OneFormer under transformers' names"):
+        convert(inside, "timm")
     weights = fill(HUGGING_FACE["nat"])
     del weights["nat.encoder.levels.0.layers.0.attention.self.key.bias"]
     with pytest.raises(WeightsError, match=r"'levels\.0\.blocks\.0\.attn\.key\.bias' is missing"):

@@ -18,7 +18,8 @@ from dinat_zoo._pretrained import find, published
 from dinat_zoo._sources import resolve
 from dinat_zoo._weights_file import SUFFIXES, WeightsError, write
 from dinat_zoo.cli._arguments import Commands, example, fail, near, unusable, unwritable
-from dinat_zoo.dense import mask2former
+from dinat_zoo.dense import mask2former, oneformer
+from dinat_zoo.dense.detectron2_names import ENCODER
 
 _EXAMPLES = """\
 examples:
@@ -83,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
             2,
         )
     try:
-        weights = read_weights(resolve(source))
+        weights = _with_the_authors_names(read_weights(resolve(source)))
         if arguments.backbone:
             weights = {
                 key.removeprefix(BACKBONE): value for key, value in weights.items() if key.startswith(BACKBONE)
@@ -127,7 +128,18 @@ def _backbone_of(name: str) -> tuple[str, dict[str, Any]]:
         entry = dense.PUBLISHED[name]
         return entry.backbone, {"dilations": entry.dilations, "drop_path_rate": entry.drop_path_rate}
     row = find(name)
-    return (row.model, mask2former.BODY) if row and row.head == "mask2former" else (name, {})
+    if row is None or row.head not in ("mask2former", "oneformer"):
+        return name, {}
+    return row.model, mask2former.BODY if row.head == "mask2former" else oneformer.body(row)
+
+
+def _with_the_authors_names(weights: Weights) -> Weights:
+    """A Mask2Former or OneFormer, as transformers has it, under the names of its authors; others as they are."""
+    if not any(key.startswith(ENCODER) for key in weights):
+        return weights
+    module = oneformer if any(key.startswith("model.task_encoder.") for key in weights) else mask2former
+    named: Weights = module.from_transformers(module.to_transformers(weights))
+    return named
 
 
 def _write_folder(weights: Weights, name: str, folder: Path, source: str) -> tuple[Path, Weights]:

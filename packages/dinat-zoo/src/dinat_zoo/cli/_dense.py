@@ -15,10 +15,12 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from dinat_zoo import dense
 from dinat_zoo._pretrained import find
-from dinat_zoo._weights_file import WeightsError
+from dinat_zoo._weights_file import WeightsError, first_line
 from dinat_zoo.cli._arguments import add_device, one_of, positive
 from dinat_zoo.cli._images import Report, Source, find_images, read_images
 from dinat_zoo.cli._progress import progress
+from dinat_zoo.dense import mask2former, oneformer
+from dinat_zoo.dense.classes import label_set
 
 
 def models(heads: Sequence[str]) -> list[str]:
@@ -47,38 +49,52 @@ def add_arguments(parser: argparse.ArgumentParser, names: Sequence[str], default
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of text")
 
 
+def family(name: str) -> Any:
+    """The module whose `create` and `transform` a published model has."""
+    return next((module for module in (mask2former, oneformer) if name in module.list_models()), dense)
+
+
+def data_set(name: str) -> str:
+    """The data set whose classes a published model tells apart."""
+    if name in dense.PUBLISHED:
+        return "ade20k" if dense.PUBLISHED[name].head == "upernet" else "coco"
+    row = find(name)
+    assert row is not None
+    return label_set(row.dataset, row.task)
+
+
 def load(arguments: argparse.Namespace) -> tuple[nn.Module, list[str]]:
     """The model with weights, in eval mode, and the names of its classes.
 
     Raises:
-        WeightsError: there are no weights, or they do not fit.
+        WeightsError: there are no weights, or they do not fit; or the model needs a library that is not there.
         OSError: the names cannot be read.
     """
     name: str = arguments.model
-    published = dense.PUBLISHED[name]
     names = None if arguments.classes is None else arguments.classes.read_text(encoding="utf-8").splitlines()
-    source = arguments.checkpoint or (name if find(name) else published.url)
+    row = find(name)
+    url = dense.PUBLISHED[name].url if row is None else row.url
+    source = arguments.checkpoint or (url if row is None else name)
     try:
-        model = dense.create(name, source, None if names is None else len(names))
+        model: nn.Module = family(name).create(name, source, None if names is None else len(names))
+    except ImportError as error:
+        reason = first_line(error)
+        raise WeightsError(
+            f"{name} needs transformers 5 and scipy (pip install 'dinat-zoo[mask2former]'): {reason}"
+        ) from error
     except WeightsError as error:
         if arguments.checkpoint is not None:
             raise
         raise WeightsError(
             f"{name} has no weights on this machine, and without it would find nothing: {error}. "
-            f"Give a file with --checkpoint PATH; {published.url} is the published one"
+            f"Give a file with --checkpoint PATH; {url} is the published one"
         ) from error
-    return model.eval().to(arguments.device), names or class_names(name, published.num_classes)
-
-
-def class_names(name: str, count: int) -> list[str]:
-    """The names of a published model's classes, plain numbers where they are of another number."""
-    known = dense.class_names("ade20k" if dense.PUBLISHED[name].head == "upernet" else "coco")
-    return list(known) if len(known) == count else [f"class {i}" for i in range(count)]
+    return model.eval().to(arguments.device), names or list(dense.class_names(data_set(name)))
 
 
 def transform(arguments: argparse.Namespace) -> dense.ImageTransform:
     """The published test's preprocessing, with the bounds that were given."""
-    published = dense.transform(arguments.model)
+    published: dense.ImageTransform = family(arguments.model).transform(arguments.model)
     given = {side: getattr(arguments, side) for side in ("longest", "shortest")}
     return replace(published, **{side: value for side, value in given.items() if value is not None})
 

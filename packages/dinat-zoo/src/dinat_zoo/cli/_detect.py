@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
 from dinat_zoo import dense
 from dinat_zoo._weights_file import WeightsError
-from dinat_zoo.cli._arguments import Commands, example, fail, positive
+from dinat_zoo.cli._arguments import Commands, example, fail
 from dinat_zoo.cli._dense import Pictures, add_arguments, each_image, load, models, save, transform
+from dinat_zoo.cli._detections import add_bounds, best, described, draw_detections, image_id, print_detections
 from dinat_zoo.cli._images import Report, Source
 
 HEADS = ("maskrcnn", "cascadedmaskrcnn")
@@ -36,8 +36,7 @@ def add_to(commands: Commands) -> None:
         **example(_EXAMPLES),
     )
     add_arguments(parser, models(HEADS), "maskrcnn_dinat_mini")
-    parser.add_argument("--threshold", type=_score, default=0.5, help="least score to be given (default: %(default)s)")
-    parser.add_argument("--most", type=positive, default=100, help="most objects of an image (default: %(default)s)")
+    add_bounds(parser)
     parser.set_defaults(run=run)
 
 
@@ -60,14 +59,11 @@ def run(arguments: argparse.Namespace) -> int:
             nonlocal count
             count += 1
             (found,) = model(prepare([image]).to(arguments.device))
-            found = _best(found, arguments.threshold, arguments.most)
-            number = int(source.path.stem) if source.path.stem.isdecimal() else count
-            detections = found.to_coco(number, ids)
-            for detection, label, mask in zip(detections, found.labels.tolist(), found.masks, strict=True):
-                detection |= {"label": names[label], "area": int(mask.sum())}
+            found = best(found, arguments.threshold, arguments.most)
+            number = image_id(source, count)
             path = pictures.path(source, ".png")
-            drawn = {} if path is None else {"drawn": save(_draw(image, found, names), path)}
-            return {"id": number, "detections": detections, **drawn}
+            drawn = {} if path is None else {"drawn": save(draw_detections(image, found, names), path)}
+            return {"id": number, "detections": described(found, number, ids, names), **drawn}
 
         results = list(each_image(arguments, "detecting", report, look))
     except WeightsError as error:
@@ -84,33 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 2 if report.errors else 0
 
 
-def _score(text: str) -> float:
-    value = float(text)
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not from 0 to 1")
-    return value
-
-
-def _best(found: dense.Detections, threshold: float, most: int) -> dense.Detections:
-    keep = (found.scores >= threshold).nonzero()[:most, 0]
-    return dense.Detections(*(part[keep].cpu() for part in (found.boxes, found.labels, found.scores, found.masks)))
-
-
-def _draw(image: Tensor, found: dense.Detections, names: list[str]) -> Tensor:
-    if not len(found.labels):
-        return image
-    picture = draw_segmentation_masks(image, found.masks, alpha=0.5)
-    scored = zip(found.labels.tolist(), found.scores.tolist(), strict=True)
-    drawn: Tensor = draw_bounding_boxes(picture, found.boxes, [f"{names[i]} {score:.0%}" for i, score in scored])
-    return drawn
-
-
 def _print(results: list[dict[str, Any]]) -> None:
     for result in results:
         print(result["image"])
-        for found in result["detections"]:
-            left, top, width, height = found["bbox"]
-            place = f"{left:.0f},{top:.0f} {width:.0f}x{height:.0f}"
-            print(f"  {found['label']}  {found['score']:.1%}  at {place}, {found['area']} pixels")
-        if not result["detections"]:
-            print("  nothing above the threshold")
+        print_detections(result["detections"])

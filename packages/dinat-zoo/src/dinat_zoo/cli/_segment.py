@@ -1,31 +1,34 @@
-"""`dinat-zoo segment`: the class of every pixel."""
+"""`dinat-zoo segment`: the class of every pixel, the objects, or both."""
 
 from __future__ import annotations
 
 import argparse
-import colorsys
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-from torch import Tensor
-from torchvision.utils import draw_segmentation_masks
+from torch import Tensor, nn
 
 from dinat_zoo import dense
+from dinat_zoo._pretrained import find
 from dinat_zoo._weights_file import WeightsError
 from dinat_zoo.cli._arguments import Commands, example, fail
-from dinat_zoo.cli._dense import Pictures, add_arguments, each_image, load, models, save, transform
+from dinat_zoo.cli._dense import add_arguments, data_set, each_image, load, models, transform
+from dinat_zoo.cli._detections import add_bounds, best, image_id
 from dinat_zoo.cli._images import Report, Source
-from dinat_zoo.dense.rle import encode
+from dinat_zoo.cli._segmentations import Found, Labels, Writer, show
+from dinat_zoo.dense import mask2former, oneformer
+from dinat_zoo.dense.queries import look
 
+SEMANTIC, INSTANCE, PANOPTIC = oneformer.TASKS
 _SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of the papers' multi-scale results
 _EXAMPLES = """\
 examples:
   dinat-zoo segment street.jpg --output drawn/
   dinat-zoo segment photos/ --model upernet_dinat_large --checkpoint weights.pth --multi-scale --json
+  dinat-zoo segment street.jpg --model mask2former_dinat_large_cityscapes_panoptic --output drawn/
+  dinat-zoo segment street.jpg --model oneformer_dinat_large_coco --task instance --json
 """
 
 
@@ -33,14 +36,24 @@ def add_to(commands: Commands) -> None:
     """Add the subcommand and its arguments."""
     parser = commands.add_parser(
         "segment",
-        help="tell the class of every pixel",
-        description="Segment images by UPerNet. Text and --json give the area of every class that is there, --json "
-        "its mask as run lengths too. --output writes two files an image: a drawing, and a PNG with the classes' "
-        "indices as pixels and a palette.",
+        help="tell the class of every pixel, or the objects",
+        description="Segment images by UPerNet, Mask2Former or OneFormer. Text and --json give the area of every class "
+        "that is there; of a panoptic segmentation, every segment, as COCO has them; of instances, the entries of a "
+        "COCO result file. --json has the masks too, as run lengths. --output writes a drawing of each image and, but "
+        "for instances, a PNG: of the classes' indices, with a palette, or of the segments' ids, as COCO has them.",
         **example(_EXAMPLES),
     )
-    add_arguments(parser, models(("upernet",)), "upernet_dinat_mini")
-    parser.add_argument("--multi-scale", action="store_true", help="average six scales and their mirror images")
+    names = [*models(("upernet",)), *mask2former.list_models(), *oneformer.list_models()]
+    add_arguments(parser, names, "upernet_dinat_mini")
+    parser.add_argument(
+        "--task",
+        choices=(SEMANTIC, INSTANCE, PANOPTIC),
+        help="what to make of an image, of models for panoptic segmentation, which can do all (default: the model's)",
+    )
+    parser.add_argument(
+        "--multi-scale", action="store_true", help="average six scales and their mirror images; of UPerNet alone"
+    )
+    add_bounds(parser)
     parser.set_defaults(run=run)
 
 
@@ -50,73 +63,69 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         The exit code: 0; 1 if there are no weights; 2 if something named is no image, or an argument cannot be right.
     """
-    report, drawings, maps = Report(), Pictures(arguments.output), Pictures(arguments.output)
-    views: dict[str, Any] = {"scales": _SCALES, "flip": True} if arguments.multi_scale else {}
+    report = Report()
     try:
+        task = _task(arguments)
         model, names = load(arguments)
-        prepare, colours = transform(arguments), _colours(arguments.classes is None)
-        if len(names) > len(colours):
-            return fail(f"classes has {len(names)} names; a picture's palette has room for {len(colours)}", 2)
+        labels = Labels.of(None if arguments.classes else data_set(arguments.model), names)
+        see, writer = _seer(arguments, model, task, labels.things), Writer(labels, arguments.output)
+        count = 0
 
-        def look(source: Source, image: Tensor) -> dict[str, Any]:
-            images = prepare([image]).images.to(arguments.device)
-            height, width = image.shape[1:]
-            classes = dense.predict(model, images, (height, width), **views)[0].argmax(0).cpu()
-            files = {}
-            drawing, segmentation = drawings.path(source, ".png"), maps.path(source, ".segmentation.png")
-            if drawing is not None and segmentation is not None:
-                files["drawn"] = _draw(image, classes, colours, drawing)
-                files["segmentation"] = _write(classes, colours, segmentation)
-            return {"classes": _areas(classes, names), **files}
+        def segment(source: Source, image: Tensor) -> dict[str, Any]:
+            nonlocal count
+            count += 1
+            return writer.write(source, image, see(image), image_id(source, count))
 
-        results = list(each_image(arguments, "segmenting", report, look))
+        results = list(each_image(arguments, "segmenting", report, segment))
     except WeightsError as error:
         return fail(str(error), 1)
     except (OSError, ValueError) as error:
         return fail(str(error), 2)
     report.finish(arguments.images, [Path(result["image"]) for result in results])
     if arguments.json:
-        print(json.dumps({"model": arguments.model, "results": results, **report.rest()}, indent=2))
+        document = {"model": arguments.model, "task": task, "results": results}
+        if task != SEMANTIC:
+            document["categories"] = labels.categories()
+        print(json.dumps({**document, **report.rest()}, indent=2))
     else:
-        for result in results:
-            print(result["image"])
-            for found in result["classes"]:
-                print(f"  {found['label']}  {found['fraction']:.1%}")
+        show(results)
     return 2 if report.errors else 0
 
 
-def _areas(classes: Tensor, names: list[str]) -> list[dict[str, Any]]:
-    """Every class that is there, the largest first."""
-    counts = torch.bincount(classes.flatten(), minlength=len(names))
-    return [
-        {
-            "index": i,
-            "label": names[i],
-            "area": int(counts[i]),
-            "fraction": int(counts[i]) / classes.numel(),
-            "segmentation": encode(classes == i),
-        }
-        for i in counts.argsort(descending=True, stable=True).tolist()
-        if counts[i]
-    ]
+def _task(arguments: argparse.Namespace) -> str:
+    """What is to be made of an image.
+
+    Raises:
+        ValueError: the model cannot do it, or not at several scales.
+    """
+    row = find(arguments.model)
+    own = SEMANTIC if row is None else row.task
+    task: str = arguments.task or own
+    if own not in (task, PANOPTIC):
+        raise ValueError(f"--task is {task!r}; {arguments.model} does {own!r} alone")
+    if arguments.multi_scale and arguments.model not in dense.PUBLISHED:
+        raise ValueError(f"--multi-scale is for UPerNet; --model is {arguments.model}")
+    return task
 
 
-def _colours(named: bool) -> list[tuple[int, int, int]]:
-    """ADE20K's own colours for its classes; for others hues by the golden angle, far apart for neighbours."""
-    if named:
-        return list(dense.palette("ade20k"))
-    hsv = [(i * 0.618034 % 1, 0.65 + 0.35 * (i % 2), 0.95 - 0.25 * (i // 2 % 3)) for i in range(256)]
-    return [(int(255 * r), int(255 * g), int(255 * b)) for r, g, b in (colorsys.hsv_to_rgb(*colour) for colour in hsv)]
+def _seer(
+    arguments: argparse.Namespace, model: nn.Module, task: str, things: Sequence[bool]
+) -> Callable[[Tensor], Found]:
+    """What finds classes, objects or segments in an image, uint8 `[3, H, W]`."""
+    prepare, row = transform(arguments), find(arguments.model)
+    views: dict[str, Any] = {"scales": _SCALES, "flip": True} if arguments.multi_scale else {}
 
+    def pixels(image: Tensor) -> Tensor:
+        height, width = image.shape[1:]
+        images = prepare([image]).images.to(arguments.device)
+        return dense.predict(model, images, (height, width), **views)[0].argmax(0).cpu()
 
-def _draw(image: Tensor, classes: Tensor, colours: Sequence[tuple[int, int, int]], path: Path) -> str:
-    present = classes.unique()
-    masks = classes == present[:, None, None]
-    return save(draw_segmentation_masks(image, masks, 0.6, [colours[i] for i in present.tolist()]), path)
+    def queries(image: Tensor) -> Found:
+        (found,) = look(model, prepare([image]).to(arguments.device), task)
+        if task == PANOPTIC:
+            return found.panoptic(things)
+        if task == INSTANCE:
+            return best(found.instances(things, arguments.most), arguments.threshold, arguments.most)
+        return found.semantic(late=row is not None and row.task == SEMANTIC).argmax(0).cpu()
 
-
-def _write(classes: Tensor, colours: Sequence[tuple[int, int, int]], path: Path) -> str:
-    picture = Image.fromarray(classes.to(torch.uint8).numpy())
-    picture.putpalette([part for colour in colours for part in colour])  # which makes it one of indices
-    picture.save(path)
-    return str(path)
+    return pixels if arguments.model in dense.PUBLISHED else queries

@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from dinat_zoo.dense.backbone import Backbone
-from dinat_zoo.dense.classes import class_names, palette
+from dinat_zoo.dense.classes import category_ids, class_names, palette, things
 from dinat_zoo.dense.create import create, list_models, transform
 from dinat_zoo.dense.data import COCO_CATEGORIES, Batch, Detections, Objects
 from dinat_zoo.dense.detector import Detector
@@ -31,6 +31,7 @@ __all__ = [
     "Published",
     "PyramidBackbone",
     "Segmenter",
+    "category_ids",
     "class_names",
     "count_macs",
     "create",
@@ -38,5 +39,6 @@ __all__ = [
     "palette",
     "predict",
     "slide",
+    "things",
     "transform",
 ]
