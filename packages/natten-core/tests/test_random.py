@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import zlib
@@ -124,7 +125,7 @@ def hold(run: Run, tensors: dict[str, Tensor], function: Any, written_out: Any) 
     def same(draw: int) -> dict[str, Tensor]:
         """The results of plain torch in the dtype; of every draw but the first with its sums in another order."""
         given = {name: t.detach().clone().requires_grad_() for name, t in tensors.items()}
-        made = results(lambda t: finite(reordered(written_out, t, draw)), given, grads)
+        made = results(lambda t: finite(reordered(run.case, written_out, t, draw)), given, grads)
         if "lse" in made and run.dtype in HALVES:
             made["lse"] = made["lse"].float()  # ours is float32 by contract
         return made
@@ -155,8 +156,8 @@ def unsigned(
     return results(lambda t: finite(written_out(t)), leaves, tuple(grad.abs() for grad in grads))
 
 
-def reordered(written_out: Any, tensors: dict[str, Tensor], draw: int) -> Any:
-    """What is written out, after moving head_dims about: the same sums in another order. As it is for draw 0."""
+def reordered(case: Case, written_out: Any, tensors: dict[str, Tensor], draw: int) -> Any:
+    """What is written out, after moving head_dims and slots about: the same sums in other orders, but for draw 0."""
     if draw == 0:
         return written_out(tensors)
     generator = torch.Generator().manual_seed(draw)
@@ -165,6 +166,9 @@ def reordered(written_out: Any, tensors: dict[str, Tensor], draw: int) -> Any:
         if first in tensors:
             order = torch.randperm(tensors[first].shape[-1], generator=generator)
             orders |= dict.fromkeys(names, order)
+    if "query" in tensors and "value" in tensors:  # what is summed over slots is no result by slots
+        order = torch.randperm(math.prod(case.kernel_size), generator=generator)
+        written_out = functools.partial(written_out, order=order)
     outputs = written_out({name: t[..., orders[name]] if name in orders else t for name, t in tensors.items()})
     if "value" not in tensors:
         return outputs
@@ -188,7 +192,7 @@ def hold_attention(run: Run, backend: str) -> None:
         rest = {name: t for name, t in tensors.items() if name not in ("query", "key", "value")}
         return PACKED[case.rank](qkv, **rest, **case.settings, return_lse=True, backend=backend)
 
-    hold(run, case.tensors(run.dtype), attend, lambda t: attention_written_out(case, t))
+    hold(run, case.tensors(run.dtype), attend, functools.partial(attention_written_out, case))
 
 
 def hold_two_stage(run: Run, backend: str) -> None:

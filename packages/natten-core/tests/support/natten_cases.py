@@ -137,6 +137,7 @@ CASES = [
     Case("2d-additional-many", (7, 8), (3, 3), additional=37, head_dim_v=33),
     Case("1d-bias-last", (84,), (13,), batch=1, heads=1, head_dim=32),
     Case("1d-causal-head-dim-300", (13,), (5,), is_causal=(True,), heads=1, head_dim=300, head_dim_v=150),
+    Case("3d-cancels", (3, 7, 7), (2, 3, 3), (1, 2, 1), None, None, 2, 2, 1, 3, 13, 4, False, -0.866),
     Case("1d-bias-alone", (74,), (15,), None, (13,), (True,), 1, 1, 1, 64, 35, 1, scale=7.45e-09),
     Case("2d-additional-grouped", (7, 8), (3, 3), heads=4, heads_kv=2, additional=3, head_dim_v=6),
 ]

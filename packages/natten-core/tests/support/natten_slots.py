@@ -26,10 +26,10 @@ def part(tensors: dict[str, Tensor], names: tuple[str, ...]) -> dict[str, Tensor
     return {name: tensors[name] for name in names if name in tensors}
 
 
-def slots(case: Case) -> tuple[Tensor, Tensor, Tensor]:
+def slots(case: Case, order: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """[tokens, slots] of the window: the key, whether there is one, and its entry in the bias table.
 
-    A slot without a key repeats the window's first.
+    A slot without a key repeats the window's first. `order` has the slots in another one.
     """
     axes = []
     settings = windowed(case)
@@ -47,12 +47,14 @@ def slots(case: Case) -> tuple[Tensor, Tensor, Tensor]:
         whole = [part[:, None, :, None] for part in (key, seen, entry)]
         joined = (whole[0] * length + here[0], whole[1] * here[1], whole[2] * (2 * kernel - 1) + here[2])
         key, seen, entry = (part.flatten(2).flatten(0, 1) for part in joined)
+    if order is not None:
+        key, seen, entry = (part[:, order] for part in (key, seen, entry))
     return key, seen.bool(), entry
 
 
-def scores_written_out(case: Case, tensors: dict[str, Tensor], scale: float) -> Tensor:
+def scores_written_out(case: Case, tensors: dict[str, Tensor], scale: float, order: Tensor | None = None) -> Tensor:
     """What `qk` computes, in the dtype of the tensors."""
-    key, seen, entry = slots(case)
+    key, seen, entry = slots(case, order)
     query = tensors["query"].flatten(1, -3)
     repeat = query.shape[-2] // tensors["key"].shape[-2]
     keys = tensors["key"].flatten(1, -3).repeat_interleave(repeat, -2)
@@ -66,9 +68,9 @@ def scores_written_out(case: Case, tensors: dict[str, Tensor], scale: float) -> 
     return scores.unflatten(1, case.spatial)
 
 
-def values_written_out(case: Case, attn: Tensor, tensors: dict[str, Tensor]) -> Tensor:
+def values_written_out(case: Case, attn: Tensor, tensors: dict[str, Tensor], order: Tensor | None = None) -> Tensor:
     """What `av` computes, in the dtype of the tensors."""
-    key, seen, _ = slots(case)
+    key, seen, _ = slots(case, order)
     weights = attn.flatten(1, -3)
     repeat = weights.shape[-2] // tensors["value"].shape[-2]
     values = tensors["value"].flatten(1, -3).repeat_interleave(repeat, -2)
@@ -80,8 +82,11 @@ def values_written_out(case: Case, attn: Tensor, tensors: dict[str, Tensor]) -> 
     return output.unflatten(1, case.spatial)
 
 
-def attention_written_out(case: Case, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """What `neighborhood_attention` computes, with its log-sum-exp, in the dtype of the tensors."""
+def attention_written_out(case: Case, tensors: dict[str, Tensor], order: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """What `neighborhood_attention` computes, with its log-sum-exp, in the dtype of the tensors.
+
+    `order` has the slots of the window in another one, which changes nothing but how sums over them are rounded.
+    """
     scale = case.head_dim**-0.5 if case.scale is None else case.scale
-    scores = scores_written_out(case, part(tensors, FIRST), scale)
-    return values_written_out(case, scores.softmax(-1), part(tensors, SECOND)), scores.logsumexp(-1)
+    scores = scores_written_out(case, part(tensors, FIRST), scale, order)
+    return values_written_out(case, scores.softmax(-1), part(tensors, SECOND), order), scores.logsumexp(-1)
