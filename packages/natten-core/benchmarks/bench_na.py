@@ -67,7 +67,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the problems and stop")
     parser.add_argument("--problems", nargs="+", metavar="NAME", help="these problems (default: all)")
     parser.add_argument("--threads", nargs="+", type=int, metavar="N", help="thread counts (default: 1 and all CPUs)")
-    parser.add_argument("--isa", help="instruction set of our kernels, as NATTEN_CORE_ISA: generic, avx2, avx512, avx512_bf16")
+    parser.add_argument("--isa", help="instruction set of our kernels, as NATTEN_CORE_ISA, such as avx2")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write everything as JSON, with the machine's facts")
     parser.add_argument("--note", default="", help="free text for the JSON, such as what else the machine is doing")
     return parser.parse_args(arguments)
