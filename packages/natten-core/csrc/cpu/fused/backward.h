@@ -103,15 +103,18 @@ NATTEN_KERNEL void differentiate(const Sizes<E>& s, const RowGroup& group, int r
   Vec<T> most = load<T>(weights);
   for (int slot = 1; slot < s.window; ++slot) most = vmax<T>(load<T>(weights + slot * n), most);
   const Exponential<E> power(s, most);
-  Vec<T> sum = {}, dot = {};
-  for (int slot = 0; slot < s.window; ++slot) {
+  Vec<T> sum[2] = {}, dot[2] = {};  // of even and odd slots, as in the forward pass
+  const auto add = [&](int slot, int part) __attribute__((always_inline)) {
     const Vec<T> p = power(load<T>(weights + slot * n));
     store<T>(weights + slot * n, p);
-    sum += p;
-    dot += p * load<T>(grad_scores + slot * n);
-  }
-  const Vec<T> factor = T(1) / sum, mean = dot * factor;
-  for (int slot = 0; slot < s.window; ++slot) {
+    sum[part] += p;
+    dot[part] += p * load<T>(grad_scores + slot * n);
+  };
+  int slot = 0;
+  for (; slot + 1 < s.window; slot += 2) add(slot, 0), add(slot + 1, 1);
+  if (slot < s.window) add(slot, 0);
+  const Vec<T> factor = T(1) / (sum[0] + sum[1]), mean = (dot[0] + dot[1]) * factor;
+  for (slot = 0; slot < s.window; ++slot) {
     const Vec<T> p = load<T>(weights + slot * n) * factor;
     store<T>(weights + slot * n, p);
     // In this order: where a query sees one key, dP - mean is 0 and dlse exact.

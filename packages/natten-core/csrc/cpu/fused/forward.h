@@ -37,12 +37,17 @@ NATTEN_KERNEL void softmax(const Sizes<E>& s, T* scores, Vec<T>& factor, Vec<T>&
   Vec<T> most = load<T>(scores);
   for (int slot = 1; slot < s.window; ++slot) most = vmax<T>(load<T>(scores + slot * n), most);
   const Exponential<E> power(s, most);
-  Vec<T> sum = {};
-  for (int slot = 0; slot < s.window; ++slot) {
+  // Two sums: one would be rounded at its full size for every slot after a key that has nearly all the weight.
+  Vec<T> even = {}, odd = {};
+  const auto add = [&](int slot, Vec<T>& to) __attribute__((always_inline)) {
     const Vec<T> w = power(load<T>(scores + slot * n));
     store<T>(scores + slot * n, w);
-    sum += w;
-  }
+    to += w;
+  };
+  int slot = 0;
+  for (; slot + 1 < s.window; slot += 2) add(slot, even), add(slot + 1, odd);
+  if (slot < s.window) add(slot, even);
+  const Vec<T> sum = even + odd;
   factor = T(1) / sum;
   lse = most * s.logit() + vlog<T>(sum);
 }
