@@ -80,6 +80,13 @@ def test_any_scale(scale, kernel_size):
     assert (half - exact).abs().max() <= torch.finfo(half.dtype).eps * exact.abs().max()
 
 
+@pytest.mark.parametrize("bits", [0x7FC00000, 0x7FFFFFFF, 0x7F800001, -1])
+def test_any_nan_stays_one(bits):
+    query, key, value = torch.randn(3, 1, 8, 8, 1, 16).bfloat16()
+    rpb = torch.full((1, 5, 5), bits, dtype=torch.int32).view(torch.float32)
+    assert natten_core.na2d(query, key, value, 3, rpb=rpb, backend="cpu").isnan().all()
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(
     ("spatial", "kernel_size", "dilation", "head_dim"),

@@ -34,9 +34,10 @@ NATTEN_KERNEL Vec<Pair> load_pairs(const BFloat16* token, int pair, int head_dim
   return (Vec<Pair>)_mm512_maskz_loadu_epi16(first_halves(head_dim - 2 * pair), token + 2 * pair);
 }
 
+typedef int16_t Halves __attribute__((vector_size(64)));
+
 // row[d] = (low[d], high[d]), up to the padded head_dim. A null `high` is zero.
 NATTEN_KERNEL void pack_pair_row(const BFloat16* low, const BFloat16* high, int head_dim, Pair* row) {
-  typedef int16_t Halves __attribute__((vector_size(64)));
   const Halves index = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
                         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
   for (int d = 0; d < head_dim; d += 32) {
@@ -51,8 +52,10 @@ NATTEN_KERNEL void pack_pair_row(const BFloat16* low, const BFloat16* high, int 
 
 // (low, high) of each lane, rounded to the nearest bf16.
 NATTEN_KERNEL Vec<Pair> narrow_pair(Vec<float> low, Vec<float> high) {
-  const Wide a = (Wide)low + 0x8000, b = (Wide)high + 0x8000;
-  return (Vec<Pair>)((a >> 16) | (b & 0xffff0000));
+  const Halves index = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                        8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512bh halves = _mm512_cvtne2ps_pbh((__m512)high, (__m512)low);
+  return (Vec<Pair>)_mm512_permutexvar_epi16((__m512i)index, (__m512i)halves);
 }
 
 // out[slot][lane] = (low, high), for `slots` vectors, each weight times its factor.
