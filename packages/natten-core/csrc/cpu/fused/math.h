@@ -55,7 +55,8 @@ NATTEN_KERNEL Vec<T> vexp2(Vec<T> x) {
   Vec<T> p = broadcast<T>(C::kExp2[degree]);
   NATTEN_UNROLL
   for (int i = degree - 1; i >= 0; --i) p = p * r + C::kExp2[i];
-  const IntVec<T> power = ((IntVec<T>)shifted + C::kBias) << C::kMantissa;  // the rounding constant shifts out
+  // The rounding constant shifts out; unsigned, because the sum of a NaN's bits may overflow.
+  const typename Simd<T>::Bits power = ((typename Simd<T>::Bits)shifted + C::kBias) << C::kMantissa;
   return p * (Vec<T>)power;
 }
 
