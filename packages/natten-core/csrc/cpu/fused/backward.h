@@ -33,7 +33,7 @@ struct BackwardScratch {
     grad_key = arena.take(ring * s.row), grad_value = arena.take(ring * s.row);
     query_planes = take(s.block_planes()), grad_output_planes = take(s.block_planes());
     query_rows = take(kTokenRows<E> * rows), grad_output_rows = take(kTokenRows<E> * rows);
-    pairs = take(max_of(s.row_pairs(), kPaired<E> ? static_cast<int64_t>(kScoreRows) * s.slots * kLanes<E> : 0));
+    pairs = take(s.pairs());
     weights = arena.take(s.block_scores()), grad_scores = arena.take(s.block_scores());
     bias = arena.take(table), grad_bias = arena.take(table);
     zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<E>);
@@ -44,7 +44,8 @@ struct BackwardScratch {
   }
 };
 
-// Packs the queries and output gradients of one row as planes; returns the gradient of each lane's log-sum-exp.
+// Packs the queries and output gradients of one row, as planes and as tokens; returns the gradient of each lane's
+// log-sum-exp.
 template <class E, class S>
 NATTEN_KERNEL Vec<Sum<E>> load_queries(const BackwardArgs& args, const Sizes<E>& s, const Map& map,
                                        const BackwardScratch<E>& scratch, const Work& w, int r) {
@@ -100,21 +101,13 @@ template <class E, class T = Sum<E>>
 NATTEN_KERNEL void differentiate(const Sizes<E>& s, const RowGroup& group, int r, Vec<T> grad_lse, T* weights,
                                  T* grad_scores, T* grad_bias) {
   constexpr int n = kLanes<T>;
-  Vec<T> most = load<T>(weights);
-  for (int slot = 1; slot < s.window; ++slot) most = vmax<T>(load<T>(weights + slot * n), most);
-  const Exponential<E> power(s, most);
-  Vec<T> sum[2] = {}, dot[2] = {};  // of even and odd slots, as in the forward pass
-  const auto add = [&](int slot, int part) __attribute__((always_inline)) {
-    const Vec<T> p = power(load<T>(weights + slot * n));
-    store<T>(weights + slot * n, p);
+  Vec<T> sum[2] = {}, dot[2] = {};
+  weigh(s, weights, [&](int slot, int part, Vec<T> p) __attribute__((always_inline)) {
     sum[part] += p;
     dot[part] += p * load<T>(grad_scores + slot * n);
-  };
-  int slot = 0;
-  for (; slot + 1 < s.window; slot += 2) add(slot, 0), add(slot + 1, 1);
-  if (slot < s.window) add(slot, 0);
+  });
   const Vec<T> factor = T(1) / (sum[0] + sum[1]), mean = (dot[0] + dot[1]) * factor;
-  for (slot = 0; slot < s.window; ++slot) {
+  for (int slot = 0; slot < s.window; ++slot) {
     const Vec<T> p = load<T>(weights + slot * n) * factor;
     store<T>(weights + slot * n, p);
     // In this order: where a query sees one key, dP - mean is 0 and dlse exact.

@@ -67,23 +67,36 @@ struct Sizes {
     return (z_relative * (2 * p.kernel[kY] - 1) + y_relative) * slots * kLanes<T>;
   }
   int64_t block_scores() const { return static_cast<int64_t>(kScoreRows) * window * kLanes<T>; }
-  // A query row's weights as pairs; none where they are not.
-  int64_t row_pairs() const { return kPaired<E> ? static_cast<int64_t>(sum_rows) * slots * kLanes<T> : 0; }
+  // Weights as pairs, those of a query row or of all query rows at one key row; none where they are not.
+  int64_t pairs() const {
+    return kPaired<E> ? max_of(sum_rows, kScoreRows) * static_cast<int64_t>(slots) * kLanes<T> : 0;
+  }
   int64_t block_planes() const { return static_cast<int64_t>(kScoreRows) * planes * kLanes<T>; }
   int64_t block_rows() const { return static_cast<int64_t>(kScoreRows) * kLanes<T> * padded_dim; }
 };
 
-// The softmax's exponential: 1 for the greatest score, or what rounding leaves of it.
-template <class E>
-struct Exponential {
-  Sum<E> unit;
-  Vec<Sum<E>> greatest;
-  NATTEN_MEMBER Exponential(const Sizes<E>& s, Vec<Sum<E>> most)
-      : unit(s.unit()), greatest(kPaired<E> ? most * unit : most) {}
-  NATTEN_MEMBER Vec<Sum<E>> operator()(Vec<Sum<E>> score) const {
-    return vexp2<Sum<E>>(kPaired<E> ? score * unit - greatest : score - greatest);
-  }
-};
+// Turns a query row's scores into unnormalised weights and calls each(slot, part, weight), the parts being the even
+// and the odd slots: one sum over all would be rounded at its full size for every slot after a key that has nearly all
+// the weight. Returns the greatest score.
+template <class E, class Each>
+NATTEN_KERNEL Vec<Sum<E>> weigh(const Sizes<E>& s, Sum<E>* scores, Each each) {
+  using T = Sum<E>;
+  constexpr int n = kLanes<T>;
+  Vec<T> most = load<T>(scores);
+  for (int slot = 1; slot < s.window; ++slot) most = vmax<T>(load<T>(scores + slot * n), most);
+  const T unit = s.unit();
+  const Vec<T> greatest = kPaired<E> ? most * unit : most;
+  const auto take = [&](int slot, int part) __attribute__((always_inline)) {
+    const Vec<T> score = load<T>(scores + slot * n);
+    const Vec<T> weight = vexp2<T>(kPaired<E> ? score * unit - greatest : score - greatest);
+    store<T>(scores + slot * n, weight);
+    each(slot, part, weight);
+  };
+  int slot = 0;
+  for (; slot + 1 < s.window; slot += 2) take(slot, 0), take(slot + 1, 1);
+  if (slot < s.window) take(slot, 0);
+  return most;
+}
 
 // Hands out pieces of one allocation, each on a 64-byte boundary. With a null base it only counts.
 template <class T>
@@ -344,11 +357,8 @@ NATTEN_KERNEL const E* sum_weights(const Sizes<E>& s, const Sum<E>* weights, E* 
     const int kernel = static_cast<int>(s.p.kernel[kY]), step = s.slots * kLanes<E>;
     E* out = pairs;
     for (const float* end = weights + s.key_rows * step; weights < end; weights += kernel * step)
-      for (int i = 0; i < pair_count(kernel); ++i, out += step) {
-        const float* high = weights + pair_end(i, kernel) * step;
-        const bool odd = kernel % 2 != 0, last = i + 1 == pair_count(kernel), before = i + 2 == pair_count(kernel);
-        narrow_rows(high - step, high, odd && last ? 0.5f : 1.0f, odd && before ? 0.5f : 1.0f, s.slots, out);
-      }
+      for (int i = 0; i < pair_count(kernel); ++i, out += step)
+        narrow_rows(i, kernel, [&](int row) { return weights + row * step; }, s.slots, out);
     return pairs;
   } else {
     return weights;

@@ -19,7 +19,7 @@ struct ForwardScratch {
     key_planes = arena.template take_as<E>(s.plan.ring_rows * s.plane);
     value_rows = arena.template take_as<E>(s.plan.ring_rows * s.row);
     query = arena.template take_as<E>(s.block_planes());
-    pairs = arena.template take_as<E>(s.row_pairs());
+    pairs = arena.template take_as<E>(s.pairs());
     scores = arena.take(s.block_scores());
     bias = arena.take(s.plan.heads_per_chunk * s.bias_head);
     zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<E>);
@@ -33,21 +33,10 @@ struct ForwardScratch {
 // Turns one query row's scores into unnormalised weights; returns what normalises them and the log-sum-exp.
 template <class E, class T = Sum<E>>
 NATTEN_KERNEL void softmax(const Sizes<E>& s, T* scores, Vec<T>& factor, Vec<T>& lse) {
-  constexpr int n = kLanes<T>;
-  Vec<T> most = load<T>(scores);
-  for (int slot = 1; slot < s.window; ++slot) most = vmax<T>(load<T>(scores + slot * n), most);
-  const Exponential<E> power(s, most);
-  // Two sums: one would be rounded at its full size for every slot after a key that has nearly all the weight.
-  Vec<T> even = {}, odd = {};
-  const auto add = [&](int slot, Vec<T>& to) __attribute__((always_inline)) {
-    const Vec<T> w = power(load<T>(scores + slot * n));
-    store<T>(scores + slot * n, w);
-    to += w;
-  };
-  int slot = 0;
-  for (; slot + 1 < s.window; slot += 2) add(slot, even), add(slot + 1, odd);
-  if (slot < s.window) add(slot, even);
-  const Vec<T> sum = even + odd;
+  Vec<T> sums[2] = {};
+  const Vec<T> most =
+      weigh(s, scores, [&](int, int part, Vec<T> w) __attribute__((always_inline)) { sums[part] += w; });
+  const Vec<T> sum = sums[0] + sums[1];
   factor = T(1) / sum;
   lse = most * s.logit() + vlog<T>(sum);
 }

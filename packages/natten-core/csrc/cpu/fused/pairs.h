@@ -58,12 +58,16 @@ NATTEN_KERNEL Vec<Pair> narrow_pair(Vec<float> low, Vec<float> high) {
   return (Vec<Pair>)_mm512_permutexvar_epi16((__m512i)index, (__m512i)halves);
 }
 
-// out[slot][lane] = (low, high), for `slots` vectors, each weight times its factor.
-NATTEN_KERNEL void narrow_rows(const float* low, const float* high, float low_factor, float high_factor, int slots,
-                               Pair* out) {
+// Pair i of rows of weights, [slot][lane]; weights(r) is row r. A single row is paired with nothing.
+template <class Weights>
+NATTEN_KERNEL void narrow_rows(int i, int rows, Weights weights, int slots, Pair* out) {
   constexpr int n = kLanes<float>;
-  for (int i = 0; i < slots * n; i += n)
-    store<Pair>(out + i, narrow_pair(load<float>(low + i) * low_factor, load<float>(high + i) * high_factor));
+  const bool odd = rows % 2 != 0, last = i + 1 == pair_count(rows), before_last = i + 2 == pair_count(rows);
+  const float *high = weights(pair_end(i, rows)), *low = rows == 1 ? high : weights(pair_end(i, rows) - 1);
+  const Vec<float> low_factor = broadcast<float>(rows > 1 && odd && last ? 0.5f : 1.0f);
+  const Vec<float> high_factor = broadcast<float>(rows == 1 ? 0.0f : odd && before_last ? 0.5f : 1.0f);
+  for (int at = 0; at < slots * n; at += n)
+    store<Pair>(out + at, narrow_pair(load<float>(low + at) * low_factor, load<float>(high + at) * high_factor));
 }
 
 #endif

@@ -46,17 +46,9 @@ NATTEN_KERNEL void spread_rows(const Sizes<E>& s, const Work& w, const Sum<E>* w
       a.rows = pair_count(rows);
       for (int j = 0; j < a.rows; ++j) {
         E* out = pairs + j * row_step;
+        narrow_rows(j, rows, [&](int r) { return row_weights(key.first + r); }, s.slots, out);
         a.weight[j] = out;
-        if (rows == 1) {
-          a.token[j] = tokens + (kScoreRows - 1 + key.first) * token_step;
-          narrow_rows(row_weights(key.first), row_weights(key.first), 1, 0, s.slots, out);
-        } else {
-          const int r = key.first + pair_end(j, rows) - 1;
-          const bool odd = rows % 2 != 0, last = j + 1 == a.rows, before = j + 2 == a.rows;
-          a.token[j] = tokens + r * token_step;
-          narrow_rows(row_weights(r), row_weights(r + 1), odd && last ? 0.5f : 1, odd && before ? 0.5f : 1, s.slots,
-                      out);
-        }
+        a.token[j] = tokens + (key.first + (rows == 1 ? kScoreRows - 1 : pair_end(j, rows) - 1)) * token_step;
       }
     } else {
       a.rows = key.end - key.first;
