@@ -32,10 +32,10 @@ struct ForwardScratch {
 
 // Turns one query row's scores into unnormalised weights; returns what normalises them and the log-sum-exp.
 template <class E, class T = Sum<E>>
-NATTEN_KERNEL void softmax(const Sizes<E>& s, T* scores, Vec<T>& factor, Vec<T>& lse) {
+NATTEN_KERNEL void softmax(const Sizes<E>& s, int window, T* scores, Vec<T>& factor, Vec<T>& lse) {
   Vec<T> sums[2] = {};
   const Vec<T> most =
-      weigh(s, scores, [&](int, int part, Vec<T> w) __attribute__((always_inline)) { sums[part] += w; });
+      weigh(s, window, scores, [&](int, int part, Vec<T> w) __attribute__((always_inline)) { sums[part] += w; });
   const Vec<T> sum = sums[0] + sums[1];
   factor = T(1) / sum;
   lse = most * s.logit() + vlog<T>(sum);
@@ -55,21 +55,22 @@ static void forward_block(const ForwardArgs& args, const Sizes<E>& s, const Map&
   }
   ahead.cut(w.group.key_rows);
   const T* bias = args.rpb ? scratch.bias + w.head * s.bias_head + w.lane_class * s.bias_class : nullptr;
-  window_scores<E>(s, w, scratch.query, scratch.key_planes, bias, scratch.zeros, scratch.scores, ahead);
+  window_scores<E>(s, w, scratch.query, scratch.key_planes, bias, scratch.zeros, kNoScore<T>, scratch.scores,
+                   ahead);
 
   for (int r = 0; r < w.group.rows; ++r) {
     T* scores = scratch.scores + static_cast<int64_t>(r) * s.window * n;
     Vec<T> factor, lse;
-    softmax(s, scores, factor, lse);
+    softmax(s, w.group.window_rows(r) * w.c.slots, scores, factor, lse);
     alignas(kVectorBytes) T factors[n], lses[n];
     store<T>(factors, factor), store<T>(lses, lse);
     T* lse_row = map.row<T>(args.lse, z, w.group.y + r);
     for (int lane = 0; lane < lanes; ++lane)
       lse_row[s.plan.coordinate[w.column + lane] * args.lse.axis[kX]] = lses[lane];
     const Results<T, S> out(s, w, map.row<S>(args.output, z, w.group.y + r), args.output.axis[kX], scratch.results);
-    window_rows<E>(s, w, r, scratch.value_rows, scratch.value_pointers);
-    weighted_sums<E>({sum_weights(s, scores, scratch.pairs), scratch.value_pointers, factors, out.rows, w.c.offset,
-                      s.sum_rows, s.slots, s.head_dim, s.padded_dim},
+    const int sum_rows = window_rows<E>(s, w, r, scratch.value_rows, scratch.value_pointers);
+    weighted_sums<E>({sum_weights<E>(w, r, scores, scratch.pairs), scratch.value_pointers, factors, out.rows,
+                      w.c.offset, w.c.end, sum_rows, w.c.slots, s.head_dim, s.padded_dim},
                      lanes);
     out.write(lanes, s.head_dim);
   }

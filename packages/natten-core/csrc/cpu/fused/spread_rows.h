@@ -35,9 +35,9 @@ template <class E>
 NATTEN_KERNEL void spread_rows(const Sizes<E>& s, const Work& w, const Sum<E>* weights, const E* tokens, E* pairs,
                                Sum<E>* grads) {
   const int64_t token_step = static_cast<int64_t>(kLanes<E>) * s.padded_dim;
-  const int64_t row_step = static_cast<int64_t>(s.slots) * kLanes<E>;
+  const int64_t row_step = static_cast<int64_t>(w.c.slots) * kLanes<E>;
   SpreadArgs<E> a;
-  a.lane_class = &w.c, a.slots = s.slots, a.padded_dim = s.padded_dim;
+  a.lane_class = &w.c, a.slots = w.c.slots, a.padded_dim = s.padded_dim;
   for (int i = 0; i < w.group.key_rows; ++i) {
     const KeyRow& key = w.group.keys[i];
     const auto row_weights = [&](int r) { return weights + r * s.window * kLanes<E> + key.window[r] * row_step; };
@@ -46,7 +46,7 @@ NATTEN_KERNEL void spread_rows(const Sizes<E>& s, const Work& w, const Sum<E>* w
       a.rows = pair_count(rows);
       for (int j = 0; j < a.rows; ++j) {
         E* out = pairs + j * row_step;
-        narrow_rows(j, rows, [&](int r) { return row_weights(key.first + r); }, s.slots, out);
+        narrow_rows(j, rows, [&](int r) { return row_weights(key.first + r); }, w.c.slots, out);
         a.weight[j] = out;
         a.token[j] = tokens + (key.first + (rows == 1 ? kScoreRows - 1 : pair_end(j, rows) - 1)) * token_step;
       }

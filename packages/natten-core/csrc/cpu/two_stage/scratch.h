@@ -81,9 +81,9 @@ NATTEN_KERNEL void sum_rows(const Sizes<T>& s, const Map& map, const Work& w, in
   alignas(kVectorBytes) T factors[kLanes<T>];
   store<T>(factors, broadcast<T>(factor));
   const Results<T, S> results(s, w, map.row<S>(out, w.group.z, w.group.y + r), out.axis[kX], scratch.results);
-  window_rows<T>(s, w, r, scratch.key_rows, scratch.pointers);
-  weighted_sums<T>({scratch.row_weights(s, r), scratch.pointers, factors, results.rows, w.c.offset, s.key_rows, s.slots,
-                    s.head_dim, s.padded_dim},
+  const int rows = window_rows<T>(s, w, r, scratch.key_rows, scratch.pointers);
+  weighted_sums<T>({scratch.row_weights(s, r), scratch.pointers, factors, results.rows, w.c.offset, w.c.end, rows,
+                    w.c.slots, s.head_dim, s.padded_dim},
                    w.c.lanes);
   results.write(w.c.lanes, s.head_dim);
 }

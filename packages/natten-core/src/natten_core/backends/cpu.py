@@ -45,11 +45,7 @@ def kernel_name(problem: Problem, *tensors: Tensor) -> str:
 
 def passed_over(problem: Problem, *tensors: Tensor) -> tuple[tuple[str, str], ...]:
     """The fused kernels, where the general ones have to do it, with the first thing that they do not support."""
-    if any(stride != 1 for stride in problem.stride):
-        lacks = "stride above 1"
-    elif any(problem.is_causal):
-        lacks = "causal axes"
-    elif problem.heads_kv != problem.heads:
+    if problem.heads_kv != problem.heads:
         lacks = "fewer heads in key and value than in query"
     elif problem.head_dim_v != problem.head_dim:
         lacks = "a head_dim of value other than that of query"
