@@ -70,7 +70,7 @@ static void forward_block(const ForwardArgs& args, const Sizes<E>& s, const Map&
     const Results<T, S> out(s, w, map.row<S>(args.output, z, w.group.y + r), args.output.axis[kX], scratch.results);
     const int sum_rows = window_rows<E>(s, w, r, scratch.value_rows, scratch.value_pointers);
     weighted_sums<E>({sum_weights<E>(w, r, scores, scratch.pairs), scratch.value_pointers, factors, out.rows,
-                      w.c.offset, w.c.end, sum_rows, w.c.slots, s.head_dim, s.padded_dim},
+                      w.c.offset, w.c.end, sum_rows, w.c.slots, s.head_dim, s.padded_dim, w.c.is_whole()},
                      lanes);
     out.write(lanes, s.head_dim);
   }

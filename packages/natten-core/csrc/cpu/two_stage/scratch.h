@@ -83,7 +83,7 @@ NATTEN_KERNEL void sum_rows(const Sizes<T>& s, const Map& map, const Work& w, in
   const Results<T, S> results(s, w, map.row<S>(out, w.group.z, w.group.y + r), out.axis[kX], scratch.results);
   const int rows = window_rows<T>(s, w, r, scratch.key_rows, scratch.pointers);
   weighted_sums<T>({scratch.row_weights(s, r), scratch.pointers, factors, results.rows, w.c.offset, w.c.end, rows,
-                    w.c.slots, s.head_dim, s.padded_dim},
+                    w.c.slots, s.head_dim, s.padded_dim, w.c.is_whole()},
                    w.c.lanes);
   results.write(w.c.lanes, s.head_dim);
 }
