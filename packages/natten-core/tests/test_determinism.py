@@ -29,8 +29,11 @@ CALLS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
     "2d-dilated": (na2d, (30, 29), {"kernel_size": 5, "dilation": (4, 5)}),
     "3d": (na3d, (7, 8, 9), {"kernel_size": 3, "dilation": (2, 1, 1)}),
     "1d-causal": (na1d, (301,), {"kernel_size": 17, "is_causal": True}),
+    "2d-causal": (na2d, (60, 29), {"kernel_size": 5, "is_causal": True}),
     "2d-strided": (na2d, (60, 29), {"kernel_size": 5, "stride": (3, 2)}),
     "3d-strided-causal": (na3d, (27, 6, 7), {"kernel_size": 3, "stride": 2, "is_causal": (True, False, False)}),
+    "2d-strided-additional": (na2d, (60, 29), {"kernel_size": 5, "stride": (3, 2)}),
+    "1d-causal-additional": (na1d, (301,), {"kernel_size": 17, "is_causal": True}),
 }
 
 
@@ -41,12 +44,12 @@ def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype) -> None:
     q, k, v, grad = torch.randn(4, 2, *spatial, 2, 8).to(dtype).unbind()
     rpb = torch.randn(2, *(2 * settings["kernel_size"] - 1 for _ in spatial), dtype=dtype, requires_grad=True)
     inputs = [*(t.requires_grad_() for t in (q, k, v)), rpb]
-    if "strided" in name:
+    if "additional" in name:
         more = torch.randn(2, 2, 5, 2, 8).to(dtype).requires_grad_()
         settings = {**settings, "additional_keys": more[0], "additional_values": more[1]}
         inputs.append(more)
     kernel = explain(q, k, v, **settings, rpb=rpb).kernel
-    assert kernel.startswith("general" if "strided" in name or "causal" in name else "fused")
+    assert kernel.startswith("general" if "additional" in name else "fused")
 
     def run(threads: int) -> list[Tensor]:
         torch.set_num_threads(threads)
