@@ -168,7 +168,7 @@ bool is_paired(const Problem& p) {
 bool is_fused(const Problem& p) {
   for (int axis = 0; axis < kRank; ++axis)
     if (p.stride[axis] != 1 || p.causal[axis]) return false;
-  return p.heads_kv == p.heads && p.head_dim_v == p.head_dim && p.additional == 0;
+  return p.additional == 0;
 }
 
 void forward(const ForwardArgs& args) {

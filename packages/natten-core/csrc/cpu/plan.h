@@ -44,7 +44,8 @@ struct Block {
   int32_t lane_class = 0;
 };
 
-// A part of one (batch entry, head, z group, y group): positions [z0, z1) x [y0, y1) and blocks [block0, block1).
+// A part of one (batch entry, head of keys, z group, y group), for all heads of query that read this head: positions
+// [z0, z1) x [y0, y1) and blocks [block0, block1).
 // At most one of the ranges is less than everything; its axis is the one that bands cut. Within an item, blocks are
 // swept over the rows a few at a time ("tile"), so that the packed keys of a tile stay in cache however wide the map.
 struct Item {
@@ -59,7 +60,7 @@ struct Item {
 // Items that one thread works through in order, of a few neighbouring heads: a token's heads lie side by side in
 // memory, and taking them in turn makes use of every cache line that was fetched.
 struct Chunk {
-  int32_t item0, item1, head0, heads;
+  int32_t item0, item1, head0, heads;  // heads of query
 };
 
 struct Plan {
@@ -71,7 +72,7 @@ struct Plan {
   std::vector<Item> items;
   std::vector<Chunk> chunks;  // items of phase 0, then of phase 1
   int32_t phase1 = 0;  // first chunk of phase 1
-  int32_t heads_per_chunk = 1;
+  int32_t heads_per_chunk = 1;  // of query
   int32_t tile_blocks = 1;  // blocks that are swept over the rows together
   int32_t max_columns = 0;  // most key columns that a tile packs
   int32_t ring_rows = 0;  // most key rows that must be held packed at a time
