@@ -23,8 +23,6 @@ X = torch.randn(1, 8, 9, 4, 6)
 BEYOND_FUSED: dict[str, tuple[dict[str, Any], str]] = {
     "stride": ({"stride": 2}, "stride above 1"),
     "causal": ({"is_causal": (False, True)}, "causal axes"),
-    "grouped": ({"key": X[..., :2, :], "value": X[..., :2, :]}, "fewer heads in key and value than in query"),
-    "head_dim_v": ({"value": X[..., :4]}, "a head_dim of value other than that of query"),
     "additional": ({"additional_keys": X[:, 0, :5], "additional_values": X[:, 0, :5]}, "additional keys"),
 }
 
@@ -63,9 +61,8 @@ class TestWithKernels:
         explanation = explain(**case.tensors(torch.float32, requires_grad=False), **case.settings)
         assert explanation.backend == "cpu"
         assert [name for name, _ in explanation.rejected] == ["cuda", "reference"]
-        fused = case.plain or case.additional == 0
-        assert explanation.kernel.startswith("fused" if fused else "general")
-        assert [name for name, _ in explanation.passed_over] == ([] if fused else ["fused"])
+        assert explanation.kernel.startswith("fused" if case.fused else "general")
+        assert [name for name, _ in explanation.passed_over] == ([] if case.fused else ["fused"])
 
     @pytest.mark.parametrize("name", BEYOND_FUSED)
     def test_reasons(self, name: str) -> None:

@@ -34,9 +34,14 @@ class Case(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether it is a problem for the fused kernels: one window per query, and as many heads of one size."""
+        """Whether it is the paper's: one window per query, and as many heads of one size."""
         more = (self.stride, self.is_causal, self.heads_kv, self.head_dim_v, self.additional)
         return all(setting is None for setting in more)
+
+    @property
+    def fused(self) -> bool:
+        """Whether the fused CPU kernels take it."""
+        return self.stride is None and self.is_causal is None and not self.additional
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -110,6 +115,14 @@ CASES = [
     Case("2d-many-heads", (6, 7), (3, 3), heads=7, head_dim=3, batch=3),
     Case("2d-scale-zero", (7, 8), (3, 3), scale=0.0),
     Case("2d-scale-negative", (7, 8), (3, 3), scale=-0.7),
+    # heads that share keys, values of another head_dim
+    Case("1d-shared-odd", (40,), (5,), dilation=(3,), heads=3, heads_kv=1, head_dim=9, head_dim_v=20),
+    Case("2d-grouped-wide", (11, 19), (5, 3), batch=1, heads=6, heads_kv=3, head_dim=24, head_dim_v=70),
+    Case("2d-grouped-bands", (44, 5), (3, 3), batch=1, heads=4, heads_kv=2, head_dim=5, head_dim_v=2),
+    Case("2d-grouped-columns", (5, 150), (3, 7), batch=1, heads=3, heads_kv=1, head_dim=4, head_dim_v=18),
+    Case("2d-values-of-one", (9, 8), (3, 5), dilation=(2, 1), head_dim=33, head_dim_v=1),
+    Case("3d-grouped", (4, 5, 7), (2, 3, 3), dilation=(1, 1, 2), heads=4, heads_kv=1, head_dim=7, head_dim_v=12),
+    Case("1d-values-300", (13,), (5,), heads=2, heads_kv=1, head_dim=3, head_dim_v=300),
     # beyond the fused kernels
     Case("1d-strided", (18,), (6,), stride=(3,)),
     Case("1d-strided-long", (200,), (6,), stride=(5,), batch=1),

@@ -49,10 +49,6 @@ def passed_over(problem: Problem, *tensors: Tensor) -> tuple[tuple[str, str], ..
         lacks = "stride above 1"
     elif any(problem.is_causal):
         lacks = "causal axes"
-    elif problem.heads_kv != problem.heads:
-        lacks = "fewer heads in key and value than in query"
-    elif problem.head_dim_v != problem.head_dim:
-        lacks = "a head_dim of value other than that of query"
     elif problem.additional > 0:
         lacks = "additional keys"
     else:
