@@ -22,7 +22,6 @@ X = torch.zeros(1, 8, 9, 4, 6)
 BEYOND_FUSED: list[dict[str, Any]] = [
     {"stride": 2},
     {"is_causal": (False, True)},
-    {"additional_keys": X[:, 0, :5], "additional_values": X[:, 0, :5]},
 ]
 
 

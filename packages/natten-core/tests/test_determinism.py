@@ -45,10 +45,10 @@ def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype) -> None:
     v, grad = (torch.randn(2, *spatial, n, head_dim_v).to(dtype) for n in (2, heads))
     rpb = torch.randn(heads, *(2 * settings["kernel_size"] - 1 for _ in spatial), dtype=dtype, requires_grad=True)
     inputs = [*(t.requires_grad_() for t in (q, k, v)), rpb]
-    if "strided" in name:
-        more = torch.randn(2, 2, 5, 2, 8).to(dtype).requires_grad_()
+    if "strided" in name or "dilated" in name:
+        more = [torch.randn(2, 5, 2, n).to(dtype).requires_grad_() for n in (8, head_dim_v)]
         settings = {**settings, "additional_keys": more[0], "additional_values": more[1]}
-        inputs.append(more)
+        inputs += more
     kernel = explain(q, k, v, **settings, rpb=rpb).kernel
     assert kernel.startswith("general" if "strided" in name or "causal" in name else "fused")
 

@@ -88,7 +88,7 @@ def runs(draw: Any, plain: bool) -> Run:
         heads_kv=heads_kv,
         head_dim=head_dim,
         head_dim_v=None if alike else draw(st.integers(1, 20) | st.sampled_from([35, 70])),
-        additional=None if plain else draw(st.none() | st.integers(0, 4) | st.just(18)),
+        additional=draw(st.none() | st.integers(0, 4) | st.just(18)),
         bias=draw(st.booleans()),
         scale=scale,
     )

@@ -23,7 +23,6 @@ X = torch.randn(1, 8, 9, 4, 6)
 BEYOND_FUSED: dict[str, tuple[dict[str, Any], str]] = {
     "stride": ({"stride": 2}, "stride above 1"),
     "causal": ({"is_causal": (False, True)}, "causal axes"),
-    "additional": ({"additional_keys": X[:, 0, :5], "additional_values": X[:, 0, :5]}, "additional keys"),
 }
 
 

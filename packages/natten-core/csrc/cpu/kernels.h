@@ -17,7 +17,7 @@ struct TypedKernels {
   int64_t (*forward_scratch_bytes)(const Problem&, const Plan&);
   int64_t (*backward_scratch_bytes)(const Problem&, const Plan&);
   void (*forward)(const ForwardArgs&, const Plan&, const Chunk&, void* scratch);
-  void (*backward)(const BackwardArgs&, const Plan&, const Chunk&, void* scratch, void* grad_bias);
+  void (*backward)(const BackwardArgs&, const Plan&, const Chunk&, void* scratch, const ChunkSums&);
 };
 
 struct Kernels {

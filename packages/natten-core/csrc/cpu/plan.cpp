@@ -232,6 +232,25 @@ void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
   if (!exclusive) plan.phase1 = static_cast<int32_t>(plan.chunks.size());
 }
 
+// Lanes that all see all of so many columns.
+void add_everyone(Plan& plan, int32_t columns) {
+  for (const LaneClass& c : plan.classes) {
+    LaneClass all{};
+    all.lanes = c.lanes, all.width = columns, all.reach = Reach::kUniform;
+    for (int32_t lane = 0; lane < plan.lanes; ++lane) all.run_end[lane] = lane;
+    all.first_lane.assign(static_cast<size_t>(columns), 0);
+    all.last_lane.assign(static_cast<size_t>(columns), c.lanes - 1);
+    plan.everyone.push_back(std::move(all));
+  }
+}
+
+void measure_sums(const Problem& problem, Plan& plan) {
+  int64_t batches = 1;
+  for (const Chunk& chunk : plan.chunks)
+    batches = max_of(batches, plan.items[chunk.item1 - 1].batch - plan.items[chunk.item0].batch + 1);
+  plan.places_per_chunk = static_cast<int32_t>(batches * plan.heads_per_chunk / (problem.heads / problem.heads_kv));
+}
+
 void measure_scratch(const Problem& problem, Plan& plan) {
   plan.tile_blocks = static_cast<int32_t>(max_of(1, kTileColumns / plan.lanes));
   for (size_t i = 0; i < plan.blocks.size(); ++i) {
@@ -255,6 +274,8 @@ Plan make_plan(const Problem& problem, int lanes, int rows_per_block, bool exclu
   plan.band_axis = problem.extent[kZ] > 1 ? kZ : problem.extent[kY] > 1 ? kY : kX;
   cut_blocks(problem, plan);
   cut_items(problem, plan, exclusive);
+  if (problem.additional > 0) add_everyone(plan, static_cast<int32_t>(problem.additional));
+  measure_sums(problem, plan);
   measure_scratch(problem, plan);
   return plan;
 }

@@ -6,6 +6,7 @@
 // taken a vector of lanes at a time ("block"). Along z and y each pair of dilation groups is an undilated map.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -63,16 +64,24 @@ struct Chunk {
   int32_t item0, item1, head0, heads;  // heads of query
 };
 
+// A chunk's own sums in a backward pass, which are added up over the chunks in order; null where none are wanted.
+struct ChunkSums {
+  void* bias;  // [heads, bias rows, 2Kx-1]
+  double* additional;  // [places of heads of keys, see place_of][additional keys' gradients, and values']
+};
+
 struct Plan {
   int lanes = 0;  // of a vector
   Axis band_axis = kX;
   std::vector<int32_t> coordinate;  // [X] x coordinate of each column
   std::vector<Block> blocks;
   std::vector<LaneClass> classes;
+  std::vector<LaneClass> everyone;  // as `classes`, for windows that are the additional keys; empty if there are none
   std::vector<Item> items;
   std::vector<Chunk> chunks;  // items of phase 0, then of phase 1
   int32_t phase1 = 0;  // first chunk of phase 1
   int32_t heads_per_chunk = 1;  // of query
+  int32_t places_per_chunk = 1;  // most batch entries of a chunk, times heads of keys
   int32_t tile_blocks = 1;  // blocks that are swept over the rows together
   int32_t max_columns = 0;  // most key columns that a tile packs
   int32_t ring_rows = 0;  // most key rows that must be held packed at a time
@@ -82,5 +91,11 @@ struct Plan {
 // `rows_per_block`: how many query rows the kernel takes at a time. `exclusive`: items of one phase must not share
 // keys (the backward pass writes to them).
 Plan make_plan(const Problem& problem, int lanes, int rows_per_block, bool exclusive);
+
+// The place, among those of its chunk, of the batch entry and the head of keys of an item.
+inline int64_t place_of(const Problem& p, const Plan& plan, const Chunk& chunk, const Item& item) {
+  const int64_t group = p.heads / p.heads_kv, batch0 = plan.items[static_cast<size_t>(chunk.item0)].batch;
+  return (item.batch - batch0) * (chunk.heads / group) + (item.head - chunk.head0 / group);
+}
 
 }  // namespace natten_core::cpu

@@ -41,7 +41,7 @@ class Case(NamedTuple):
     @property
     def fused(self) -> bool:
         """Whether the fused CPU kernels take it."""
-        return self.stride is None and self.is_causal is None and not self.additional
+        return self.stride is None and self.is_causal is None
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -123,6 +123,11 @@ CASES = [
     Case("2d-values-of-one", (9, 8), (3, 5), dilation=(2, 1), head_dim=33, head_dim_v=1),
     Case("3d-grouped", (4, 5, 7), (2, 3, 3), dilation=(1, 1, 2), heads=4, heads_kv=1, head_dim=7, head_dim_v=12),
     Case("1d-values-300", (13,), (5,), heads=2, heads_kv=1, head_dim=3, head_dim_v=300),
+    # additional keys
+    Case("1d-additional-bands", (1100,), (9,), batch=1, heads=2, heads_kv=1, head_dim=3, additional=5),
+    Case("2d-additional-dilated", (15, 9), (3, 4), dilation=(3, 2), heads=4, heads_kv=2, head_dim=9, additional=18),
+    Case("2d-additional-one", (44, 6), (3, 2), heads=3, heads_kv=3, head_dim=17, head_dim_v=5, additional=1),
+    Case("3d-additional", (3, 4, 9), (2, 3, 2), batch=3, head_dim=6, head_dim_v=21, additional=4, bias=False),
     # beyond the fused kernels
     Case("1d-strided", (18,), (6,), stride=(3,)),
     Case("1d-strided-long", (200,), (6,), stride=(5,), batch=1),

@@ -7,6 +7,7 @@
 // order: no atomics, the same bits for any number of threads.
 #pragma once
 
+#include "additional.h"
 #include "context.h"
 #include "spread_rows.h"
 #include "weighted_sum.h"
@@ -23,6 +24,7 @@ struct BackwardScratch {
   E* pairs;                          // weights that are summed as pairs
   T *weights, *grad_scores, *bias, *grad_bias, *zeros, *results;
   const E** key_pointers;  // [sum_rows]
+  Additional<E> keys, values;
   RowGroup group{};
 
   BackwardScratch(const Sizes<E>& s, Arena<T>& arena) {
@@ -36,9 +38,11 @@ struct BackwardScratch {
     pairs = take(s.pairs());
     weights = arena.take(s.block_scores()), grad_scores = arena.take(s.block_scores());
     bias = arena.take(table), grad_bias = arena.take(table);
-    zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<E>);
+    zeros = arena.take(s.zeros());
     results = arena.take(k.block_row());
     key_pointers = arena.template take_as<const E*>(s.sum_rows);
+    keys.take_planes(s, k, arena), keys.take_rows(s, k, arena), keys.take_gradients(s, k, arena);
+    values.take_planes(s, v, arena), values.take_gradients(s, v, arena);
     group.keys = arena.template take_as<KeyRow>(RowGroup::most_keys(s.p));
     group.windows = arena.template take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
   }
@@ -131,8 +135,10 @@ static void backward_block(const BackwardArgs& args, const Sizes<E>& s, const Ma
   const T* bias = args.forward.rpb ? scratch.bias + table : nullptr;
   T* grad_bias = args.grad_rpb ? scratch.grad_bias + table : nullptr;
   window_scores<E>(s, s.key, w, scratch.query_planes, scratch.key_planes, bias, scratch.zeros, scratch.weights, ahead);
+  scratch.keys.scores(s, s.key, w, scratch.query_planes, scratch.zeros, scratch.weights);
   window_scores<E>(s, s.value, w, scratch.grad_output_planes, scratch.value_planes, nullptr, scratch.zeros,
                    scratch.grad_scores, ahead);
+  scratch.values.scores(s, s.value, w, scratch.grad_output_planes, scratch.zeros, scratch.grad_scores);
 
   alignas(kVectorBytes) T factors[n];
   store<T>(factors, broadcast<T>(static_cast<T>(s.p.scale)));
@@ -143,12 +149,14 @@ static void backward_block(const BackwardArgs& args, const Sizes<E>& s, const Ma
                             args.grad_query.axis[kX], scratch.results);
     window_rows<E>(s, s.key, w, r, scratch.key_rows, scratch.key_pointers);
     weighted_sums<E>({sum_weights(s, grad_scores, scratch.pairs), scratch.key_pointers, factors, out.rows, w.c.offset,
-                      s.sum_rows, s.slots, s.key.head_dim, s.key.padded_dim},
+                      s.sum_rows, s.slots, s.key.head_dim, s.key.padded_dim, scratch.keys.rows, s.additional_sum},
                      w.c.lanes);
     out.write(w.c.lanes, s.key.head_dim);
   }
   spread_rows<E>(s, s.value, w, scratch.weights, scratch.grad_output_rows, scratch.pairs, scratch.grad_value);
   spread_rows<E>(s, s.key, w, scratch.grad_scores, scratch.query_rows, scratch.pairs, scratch.grad_key);
+  scratch.values.spread(s, s.value, w, scratch.weights, scratch.grad_output_rows, scratch.pairs);
+  scratch.keys.spread(s, s.key, w, scratch.grad_scores, scratch.query_rows, scratch.pairs);
 }
 
 // Writes a finished row's gradient, times `factor`, to user memory, or adds it where another item has written before.
@@ -173,7 +181,7 @@ NATTEN_KERNEL void drop_row(const Sizes<E>& s, const TokenSizes<E>& sizes, const
 
 template <class E, class S>
 static void backward_tile(const BackwardArgs& args, const Sizes<E>& s, const BackwardScratch<E>& scratch,
-                          const Item& item, const Item* next_tile, int32_t head0) {
+                          const Item& item, const Item* next_tile, const Chunk& chunk, double* grad_additional) {
   using T = Sum<E>;
   const ForwardArgs& f = args.forward;
   const auto drop = [&](const RingRow& row) {
@@ -190,10 +198,22 @@ static void backward_tile(const BackwardArgs& args, const Sizes<E>& s, const Bac
   const int64_t dim = s.p.head_dim, dim_v = s.p.head_dim_v;
   const Touched touched = {{{&f.key, dim}, {&f.value, dim_v}, {&args.grad_key, dim}, {&args.grad_value, dim_v}},
                            {{&f.query, dim}, {&args.grad_output, dim_v}, {&args.grad_query, dim}}};
-  walk<E, S>(s, item, next_tile, touched, scratch.group, head0, drop, pack,
+  double* const sums = grad_additional + place_of(s.p, s.plan, chunk, item) * s.additional * (dim + dim_v);
+  const auto move = [&] {
+    scratch.keys.move(s, s.key, s.p.scale, sums);
+    scratch.values.move(s, s.value, 1, sums + s.additional * dim);
+  };
+  int gathered = 0;
+  if (s.additional > 0) {
+    scratch.keys.template pack<S>(s, s.key, item, f.additional_key);
+    scratch.values.template pack<S>(s, s.value, item, f.additional_value);
+  }
+  walk<E, S>(s, item, next_tile, touched, scratch.group, chunk.head0, drop, pack,
              [&](const Map& map, const Work& work, Ahead& ahead) {
                backward_block<E, S>(args, s, map, scratch, work, ahead);
+               if (++gathered % kGatheredBlocks == 0) move();
              });
+  move();
 }
 
 template <class E>
@@ -203,21 +223,19 @@ int64_t backward_scratch_bytes(const Problem& problem, const Plan& plan) {
   return arena.used * static_cast<int64_t>(sizeof(Sum<E>));
 }
 
-// `grad_bias`: the chunk's own [heads, bias rows, 2Kx-1] sums, or null.
 template <class E, class S>
-void backward(const BackwardArgs& args, const Plan& plan, const Chunk& chunk, void* memory, void* grad_bias) {
+void backward(const BackwardArgs& args, const Plan& plan, const Chunk& chunk, void* memory, const ChunkSums& sums) {
   using T = Sum<E>;
-  constexpr int n = kLanes<E>;
   const Sizes<E> s(args.forward.problem, plan);
   Arena<T> arena{static_cast<T*>(memory)};
   const BackwardScratch<E> scratch(s, arena);
   if (args.forward.rpb) fill_bias<E>(s, static_cast<const T*>(args.forward.rpb), chunk, s.bias_factor(), scratch.bias);
-  if (grad_bias) memset(scratch.grad_bias, 0, static_cast<size_t>(chunk.heads * s.bias_head) * sizeof(T));
-  memset(scratch.zeros, 0, static_cast<size_t>(s.slots) * n * sizeof(T));
+  if (sums.bias) memset(scratch.grad_bias, 0, static_cast<size_t>(chunk.heads * s.bias_head) * sizeof(T));
+  memset(scratch.zeros, 0, static_cast<size_t>(s.zeros()) * sizeof(T));
   for_tiles(plan, chunk, [&](const Item& tile, const Item* next) {
-    backward_tile<E, S>(args, s, scratch, tile, next, chunk.head0);
+    backward_tile<E, S>(args, s, scratch, tile, next, chunk, sums.additional);
   });
-  if (grad_bias) fold_grad_bias(s, chunk, scratch.grad_bias, static_cast<T*>(grad_bias));
+  if (sums.bias) fold_grad_bias(s, chunk, scratch.grad_bias, static_cast<T*>(sums.bias));
 }
 
 }  // namespace natten_core::cpu::NATTEN_ISA

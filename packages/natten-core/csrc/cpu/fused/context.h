@@ -49,8 +49,9 @@ struct Sizes {
   using T = Sum<E>;
   const Problem& p;
   const Plan& plan;
-  int slots, key_rows, window;    // slots: of one key row; window: slots * key_rows
-  int sum_rows;                   // of a weighted sum: key rows, or pairs of them
+  int additional;                 // keys beside the window
+  int slots, key_rows, window;    // slots: of one key row; window: slots * key_rows, and the additional ones
+  int sum_rows, additional_sum;   // of a weighted sum: key rows, or pairs of them; and additional keys, likewise
   int64_t columns;                // of one plane of a key row
   TokenSizes<E> key, value;
   int64_t bias_rows, bias_class;  // bias table: [class][bias row (2Kz-1)(2Ky-1)][slot][lane]
@@ -60,11 +61,13 @@ struct Sizes {
   Sizes(const Problem& problem, const Plan& work)
       : p(problem),
         plan(work),
+        additional(static_cast<int>(problem.additional)),
         slots(static_cast<int>(problem.kernel[kX])),
         key_rows(static_cast<int>(problem.kernel[kZ] * problem.kernel[kY])),
-        window(slots * key_rows),
+        window(slots * key_rows + additional),
         sum_rows(kPaired<E> ? static_cast<int>(problem.kernel[kZ]) * pair_count(static_cast<int>(problem.kernel[kY]))
                             : key_rows),
+        additional_sum(kPaired<E> ? pair_count(additional) : additional),
         columns(odd_lines<T>(kMargin<T> + round_up(work.max_columns, kLanes<T>) + kMargin<T>)),
         key(problem.head_dim, columns, work.max_columns),
         value(problem.head_dim_v, columns, work.max_columns),
@@ -83,10 +86,13 @@ struct Sizes {
     return (z_relative * (2 * p.kernel[kY] - 1) + y_relative) * slots * kLanes<T>;
   }
   int64_t block_scores() const { return static_cast<int64_t>(kScoreRows) * window * kLanes<T>; }
-  // Weights as pairs, those of a query row or of all query rows at one key row; none where they are not.
+  // Weights as pairs, those of a query row or of all query rows at one key row or at the additional keys; none where
+  // they are not.
   int64_t pairs() const {
-    return kPaired<E> ? max_of(sum_rows, kScoreRows) * static_cast<int64_t>(slots) * kLanes<T> : 0;
+    const int64_t row = static_cast<int64_t>(sum_rows) * slots + additional_sum;
+    return kPaired<E> ? max_of(row, static_cast<int64_t>(kScoreRows) * max_of(slots, additional)) * kLanes<T> : 0;
   }
+  int64_t zeros() const { return static_cast<int64_t>(max_of(slots, additional)) * kLanes<T>; }
 };
 
 // Turns a query row's scores into unnormalised weights and calls each(slot, part, weight), the parts being the even
@@ -327,6 +333,17 @@ NATTEN_KERNEL void look_ahead(const Sizes<E>& s, const Map& map, const Item* nex
                   first, end);
 }
 
+// The scores of some query rows at one key row, a sum's most planes at a time.
+template <class E>
+NATTEN_KERNEL void score_planes(ScoreArgs<E>& a, int rows, Reach reach, int planes, const E* query, const E* key) {
+  for (int d = 0; d < planes; d += kScorePlanes) {
+    a.query = query + d * kLanes<E>, a.key = key + d * a.key_stride;
+    a.planes = static_cast<int>(min_of(kScorePlanes, planes - d));
+    scores<E>(a, rows, reach);
+    for (int r = 0; r < rows; ++r) a.bias[r] = a.scores[r];
+  }
+}
+
 // scores[row][window slot][lane] of all query rows of the work. `bias` is the lane class's table, or null.
 template <class E>
 static void window_scores(const Sizes<E>& s, const TokenSizes<E>& sizes, const Work& w, const E* query,
@@ -345,12 +362,7 @@ static void window_scores(const Sizes<E>& s, const TokenSizes<E>& sizes, const W
       a.scores[r] = out + (static_cast<int64_t>(r + key.first) * s.window + key.window[r + key.first] * s.slots) * n;
       a.bias[r] = bias ? bias + key.bias - r * bias_step : zeros;
     }
-    for (int d = 0; d < sizes.planes; d += kScorePlanes) {
-      a.query = query + key.first * a.query_step + d * n, a.key = planes + d * a.key_stride;
-      a.planes = static_cast<int>(min_of(kScorePlanes, sizes.planes - d));
-      scores<E>(a, rows, w.c.reach);
-      for (int r = 0; r < rows; ++r) a.bias[r] = a.scores[r];
-    }
+    score_planes<E>(a, rows, w.c.reach, sizes.planes, query + key.first * a.query_step, planes);
     ahead.portion();
   }
 }
@@ -392,7 +404,8 @@ NATTEN_KERNEL void window_rows(const Sizes<E>& s, const TokenSizes<E>& sizes, co
           rows + slots[z + (kPaired<E> ? pair_end(i, kernel) : i)] * sizes.row + w.key_column * sizes.padded_dim;
 }
 
-// The weights of a query row [key row][slot][lane] as its weighted sum takes them: as they are, or in `pairs`.
+// The weights of a query row [key row][slot][lane] and [additional key][lane] as its weighted sum takes them: as they
+// are, or in `pairs`.
 template <class E>
 NATTEN_KERNEL const E* sum_weights(const Sizes<E>& s, const Sum<E>* weights, E* pairs) {
   if constexpr (kPaired<E>) {
@@ -401,6 +414,8 @@ NATTEN_KERNEL const E* sum_weights(const Sizes<E>& s, const Sum<E>* weights, E* 
     for (const float* end = weights + s.key_rows * step; weights < end; weights += kernel * step)
       for (int i = 0; i < pair_count(kernel); ++i, out += step)
         narrow_rows(i, kernel, [&](int row) { return weights + row * step; }, s.slots, out);
+    for (int i = 0; i < s.additional_sum; ++i, out += kLanes<E>)
+      narrow_rows(i, s.additional, [&](int key) { return weights + key * kLanes<E>; }, 1, out);
     return pairs;
   } else {
     return weights;

@@ -2,6 +2,7 @@
 // down the lanes, the weighted sum of values; nothing larger than a block is ever stored.
 #pragma once
 
+#include "additional.h"
 #include "context.h"
 #include "weighted_sum.h"
 
@@ -13,6 +14,7 @@ struct ForwardScratch {
   E *query, *pairs;            // pairs: a query row's weights, where they are summed as pairs
   Sum<E>*scores, *bias, *zeros, *results;
   const E** value_pointers;  // [sum_rows]
+  Additional<E> keys, values;
   RowGroup group{};
 
   ForwardScratch(const Sizes<E>& s, Arena<Sum<E>>& arena) {
@@ -22,9 +24,10 @@ struct ForwardScratch {
     pairs = arena.template take_as<E>(s.pairs());
     scores = arena.take(s.block_scores());
     bias = arena.take(s.plan.heads_per_chunk * s.bias_head);
-    zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<E>);
+    zeros = arena.take(s.zeros());
     results = arena.take(s.value.block_row());
     value_pointers = arena.template take_as<const E*>(s.sum_rows);
+    keys.take_planes(s, s.key, arena), values.take_rows(s, s.value, arena);
     group.keys = arena.template take_as<KeyRow>(RowGroup::most_keys(s.p));
     group.windows = arena.template take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
   }
@@ -56,6 +59,7 @@ static void forward_block(const ForwardArgs& args, const Sizes<E>& s, const Map&
   ahead.cut(w.group.key_rows);
   const T* bias = args.rpb ? scratch.bias + w.head * s.bias_head + w.lane_class * s.bias_class : nullptr;
   window_scores<E>(s, s.key, w, scratch.query, scratch.key_planes, bias, scratch.zeros, scratch.scores, ahead);
+  scratch.keys.scores(s, s.key, w, scratch.query, scratch.zeros, scratch.scores);
 
   for (int r = 0; r < w.group.rows; ++r) {
     T* scores = scratch.scores + static_cast<int64_t>(r) * s.window * n;
@@ -70,7 +74,7 @@ static void forward_block(const ForwardArgs& args, const Sizes<E>& s, const Map&
                             args.output.axis[kX], scratch.results);
     window_rows<E>(s, s.value, w, r, scratch.value_rows, scratch.value_pointers);
     weighted_sums<E>({sum_weights(s, scores, scratch.pairs), scratch.value_pointers, factors, out.rows, w.c.offset,
-                      s.sum_rows, s.slots, s.value.head_dim, s.value.padded_dim},
+                      s.sum_rows, s.slots, s.value.head_dim, s.value.padded_dim, scratch.values.rows, s.additional_sum},
                      lanes);
     out.write(lanes, s.value.head_dim);
   }
@@ -83,6 +87,10 @@ static void forward_tile(const ForwardArgs& args, const Sizes<E>& s, const Forwa
     pack_key_planes<E, S>(s, s.key, row, args.key, scratch.key_planes);
     pack_key_rows<E, S>(s, s.value, row, args.value, scratch.value_rows);
   };
+  if (s.additional > 0) {
+    scratch.keys.template pack<S>(s, s.key, item, args.additional_key);
+    scratch.values.template pack<S>(s, s.value, item, args.additional_value);
+  }
   const Touched touched = {{{&args.key, s.p.head_dim}, {&args.value, s.p.head_dim_v}},
                            {{&args.query, s.p.head_dim}, {&args.output, s.p.head_dim_v}}};
   walk<E, S>(
@@ -104,7 +112,7 @@ void forward(const ForwardArgs& args, const Plan& plan, const Chunk& chunk, void
   Arena<T> arena{static_cast<T*>(memory)};
   const ForwardScratch<E> scratch(s, arena);
   if (args.rpb) fill_bias<E>(s, static_cast<const T*>(args.rpb), chunk, s.bias_factor(), scratch.bias);
-  for (int64_t i = 0; i < static_cast<int64_t>(s.slots) * kLanes<E>; ++i) scratch.zeros[i] = 0;
+  memset(scratch.zeros, 0, static_cast<size_t>(s.zeros()) * sizeof(T));
   for_tiles(plan, chunk,
             [&](const Item& tile, const Item* next) { forward_tile<E, S>(args, s, scratch, tile, next, chunk.head0); });
 }

@@ -30,36 +30,42 @@ NATTEN_KERNEL void pack_tokens(const Sizes<E>& s, const TokenSizes<E>& sizes, co
   }
 }
 
+// a.grad += weights^T . tokens for the query rows [first, end); weights(r): [slot][lane] of query row r.
+template <class E, class Weights>
+NATTEN_KERNEL void spread_row(SpreadArgs<E>& a, const TokenSizes<E>& sizes, int first, int end, Weights weights,
+                              const E* tokens, E* pairs) {
+  const int rows = end - first;
+  if constexpr (kPaired<E>) {
+    a.rows = pair_count(rows);
+    for (int j = 0; j < a.rows; ++j) {
+      E* out = pairs + static_cast<int64_t>(j) * a.slots * kLanes<E>;
+      narrow_rows(j, rows, [&](int r) { return weights(first + r); }, a.slots, out);
+      a.weight[j] = out;
+      a.token[j] = tokens + (first + (rows == 1 ? kScoreRows - 1 : pair_end(j, rows) - 1)) * sizes.block_row();
+    }
+  } else {
+    a.rows = rows;
+    for (int j = 0; j < rows; ++j) {
+      a.weight[j] = weights(first + j);
+      a.token[j] = tokens + (first + j) * sizes.block_row();
+    }
+  }
+  spread<E>(a);
+}
+
 // For every key row of the work: grads += weights^T . tokens. `weights`: [query row][window slot][lane]; `grads`: the
 // ring; `pairs`: room for kScoreRows rows of weights.
 template <class E>
 NATTEN_KERNEL void spread_rows(const Sizes<E>& s, const TokenSizes<E>& sizes, const Work& w, const Sum<E>* weights,
                                const E* tokens, E* pairs, Sum<E>* grads) {
-  const int64_t token_step = sizes.block_row();
   const int64_t row_step = static_cast<int64_t>(s.slots) * kLanes<E>;
   SpreadArgs<E> a;
   a.lane_class = &w.c, a.slots = s.slots, a.padded_dim = sizes.padded_dim;
   for (int i = 0; i < w.group.key_rows; ++i) {
     const KeyRow& key = w.group.keys[i];
     const auto row_weights = [&](int r) { return weights + r * s.window * kLanes<E> + key.window[r] * row_step; };
-    if constexpr (kPaired<E>) {
-      const int rows = key.end - key.first;
-      a.rows = pair_count(rows);
-      for (int j = 0; j < a.rows; ++j) {
-        E* out = pairs + j * row_step;
-        narrow_rows(j, rows, [&](int r) { return row_weights(key.first + r); }, s.slots, out);
-        a.weight[j] = out;
-        a.token[j] = tokens + (key.first + (rows == 1 ? kScoreRows - 1 : pair_end(j, rows) - 1)) * token_step;
-      }
-    } else {
-      a.rows = key.end - key.first;
-      for (int j = 0; j < a.rows; ++j) {
-        a.weight[j] = row_weights(key.first + j);
-        a.token[j] = tokens + (key.first + j) * token_step;
-      }
-    }
     a.grad = grads + key.slot * sizes.row + w.key_column * sizes.padded_dim;
-    spread<E>(a);
+    spread_row<E>(a, sizes, key.first, key.end, row_weights, tokens, pairs);
   }
 }
 

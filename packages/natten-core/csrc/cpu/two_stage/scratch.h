@@ -16,6 +16,7 @@ struct Scratch {
   T *planes = nullptr, *rows = nullptr;
   T *weights, *bias = nullptr, *grad_bias = nullptr, *zeros, *results = nullptr;  // weights: [query row][slot][lane]
   const T** pointers;  // [key_rows]
+  Additional<T> additional;
   RowGroup group{};
 
   Scratch(const Sizes<T>& s, Arena<T>& arena, TwoStagePass pass)
@@ -27,10 +28,13 @@ struct Scratch {
     if (!dots) key_rows = arena.take(ring * sizes.row), results = arena.take(sizes.block_row());
     if (qk_backward || av_backward)
       grad_rows = arena.take(ring * sizes.row), rows = arena.take(kScoreRows * sizes.block_row());
+    if (dots) additional.take_planes(s, sizes, arena);
+    if (!dots) additional.take_rows(s, sizes, arena);
+    if (qk_backward || av_backward) additional.take_gradients(s, sizes, arena);
     if (qk) bias = arena.take(table);
     if (qk_backward) grad_bias = arena.take(table);
     weights = arena.take(s.block_scores() + kLanes<T> * kLanes<T>);
-    zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<T>);
+    zeros = arena.take(s.zeros());
     pointers = arena.template take_as<const T*>(s.key_rows);
     group.keys = arena.template take_as<KeyRow>(RowGroup::most_keys(s.p));
     group.windows = arena.template take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
@@ -59,22 +63,40 @@ int64_t scratch_bytes(const Problem& problem, const Plan& plan, TwoStagePass pas
   return arena.used * static_cast<int64_t>(sizeof(T));
 }
 
-// Calls body(map, work, ahead) for all blocks of the chunk. `source`: keys or values; `grad`: theirs, or null.
+// The tensors of a stage: keys or values, those beside the window, and the gradient of the former in a backward pass.
+struct Sources {
+  const Tensor &source, &additional;
+  const Tensor* grad = nullptr;
+};
+
+// Calls body(map, work, ahead) for all blocks of the chunk. The gradients of additional keys or values are added to
+// `sums`, see ChunkSums.
 template <class T, class S, class Body>
-NATTEN_KERNEL void for_blocks(const Sizes<T>& s, const Chunk& chunk, const Scratch<T>& scratch, const Tensor& source,
-                              const Tensor* grad, const Touched& touched, Body body) {
-  memset(scratch.zeros, 0, static_cast<size_t>(s.slots) * kLanes<T> * sizeof(T));
+NATTEN_KERNEL void for_blocks(const Sizes<T>& s, const Chunk& chunk, const Scratch<T>& scratch, const Sources& t,
+                              const Touched& touched, double* sums, Body body) {
+  memset(scratch.zeros, 0, static_cast<size_t>(s.zeros()) * sizeof(T));
   const auto drop = [&](const RingRow& row) {
-    if (grad) drop_row<T, S>(s, scratch.sizes, row, *grad, T(1), scratch.grad_rows);
+    if (t.grad) drop_row<T, S>(s, scratch.sizes, row, *t.grad, T(1), scratch.grad_rows);
   };
   const auto pack = [&](const RingRow& row) {
-    if (scratch.key_planes) pack_key_planes<T, S>(s, scratch.sizes, row, source, scratch.key_planes);
-    if (scratch.key_rows) pack_key_rows<T, S>(s, scratch.sizes, row, source, scratch.key_rows);
-    if (grad)
+    if (scratch.key_planes) pack_key_planes<T, S>(s, scratch.sizes, row, t.source, scratch.key_planes);
+    if (scratch.key_rows) pack_key_rows<T, S>(s, scratch.sizes, row, t.source, scratch.key_rows);
+    if (t.grad)
       memset(scratch.grad_rows + row.slot * scratch.sizes.row, 0, static_cast<size_t>(scratch.sizes.row) * sizeof(T));
   };
   for_tiles(s.plan, chunk, [&](const Item& tile, const Item* next_tile) {
-    walk<T, S>(s, tile, next_tile, touched, scratch.group, chunk.head0, drop, pack, body);
+    double* const own = sums + place_of(s.p, s.plan, chunk, tile) * s.additional * scratch.sizes.head_dim;
+    const auto move = [&] {
+      if (t.grad) scratch.additional.move(s, scratch.sizes, 1, own);
+    };
+    int gathered = 0;
+    if (s.additional > 0) scratch.additional.template pack<S>(s, scratch.sizes, tile, t.additional);
+    walk<T, S>(s, tile, next_tile, touched, scratch.group, chunk.head0, drop, pack,
+               [&](const Map& map, const Work& w, Ahead& ahead) {
+                 body(map, w, ahead);
+                 if (++gathered % kGatheredBlocks == 0) move();
+               });
+    move();
   });
 }
 
@@ -89,7 +111,7 @@ NATTEN_KERNEL void sum_rows(const Sizes<T>& s, const Map& map, const Work& w, in
                               scratch.results);
   window_rows<T>(s, sizes, w, r, scratch.key_rows, scratch.pointers);
   weighted_sums<T>({scratch.row_weights(s, r), scratch.pointers, factors, results.rows, w.c.offset, s.key_rows, s.slots,
-                    sizes.head_dim, sizes.padded_dim},
+                    sizes.head_dim, sizes.padded_dim, scratch.additional.rows, s.additional},
                    w.c.lanes);
   results.write(w.c.lanes, sizes.head_dim);
 }

@@ -49,8 +49,6 @@ def passed_over(problem: Problem, *tensors: Tensor) -> tuple[tuple[str, str], ..
         lacks = "stride above 1"
     elif any(problem.is_causal):
         lacks = "causal axes"
-    elif problem.additional > 0:
-        lacks = "additional keys"
     else:
         return ()
     return (("fused", f"it does not support {lacks}"),)

@@ -60,7 +60,8 @@ def av_backward(
         return _zeros(given, attn)
     call = _Weights(attn, value, additional_values, settings)
     (grad,) = readable((grad_output,), call.dtype)
-    grads = [_room(tensor, call.dtype) for tensor in given]
+    dtypes = (call.dtype, call.dtype, call.compute)
+    grads = [_room(tensor, dtype) for tensor, dtype in zip(given, dtypes, strict=True)]
     kernels().cpu_av_backward(call.problem, threads(), *call.spans, span(grad), *map(span, grads))
     return _as_given(grads, given, attn)
 
