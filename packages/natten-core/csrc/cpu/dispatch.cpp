@@ -140,17 +140,14 @@ void set_isa(const std::string& name) {
   throw std::runtime_error("this build has no kernels for '" + name + "'");
 }
 
-// Pairs are of key rows, so there must be two in a window; and they have the bias divided by the scale.
+// Pairs are of key rows, so there must be two in a window, but for that of a map's first row; and they have the bias
+// divided by the scale.
 bool is_paired(const Problem& p) {
-  return p.dtype == DType::kBFloat16 && active()->bf16_pairs.forward && is_fused(p) && p.kernel[kY] > 1 &&
-         p.scale > 1e-20;
+  const bool two_rows = p.kernel[kY] - (p.causal[kY] ? p.stride[kY] - 1 : 0) > 1;
+  return p.dtype == DType::kBFloat16 && active()->bf16_pairs.forward && is_fused(p) && two_rows && p.scale > 1e-20;
 }
 
-bool is_fused(const Problem& p) {
-  for (int axis = 0; axis < kRank; ++axis)
-    if (p.stride[axis] != 1 || p.causal[axis]) return false;
-  return true;
-}
+bool is_fused(const Problem& p) { return true; }
 
 void forward(const ForwardArgs& args) {
   const Problem& problem = args.problem;

@@ -3,7 +3,8 @@
 // by the problem alone.
 //
 // Along x, the columns of all dilation groups are laid side by side ("columns", group by group), and queries are
-// taken a vector of lanes at a time ("block"). Along z and y each pair of dilation groups is an undilated map.
+// taken a vector of lanes at a time ("block"). Along z and y each pair of dilation groups is an undilated map. Windows
+// of any stride, causal or not, are known by where they begin and end: neither decreases from one position to the next.
 #pragma once
 
 #include <cstddef>
@@ -29,14 +30,19 @@ enum class Reach {
 struct LaneClass {
   int32_t lanes = 0;  // queries in the block; the vector's other lanes repeat the last one
   int32_t width = 0;  // key columns that the block's windows cover together
+  int32_t slots = 0;  // of the longest window: key columns of one key row
+  int32_t whole = 0;  // of the shortest: slots that every lane has
   Reach reach = Reach::kPermute;
   int32_t split = 0;  // kLow, kHigh: the first lane of the second kind
   int32_t offset[kMaxLanes];  // first key column of lane l, from the block's first key column; < lanes of a vector
+  int32_t end[kMaxLanes];  // one past its last, likewise; slots behind it belong to no key
   int32_t relative[kMaxLanes];  // row of the bias table that slot 0 of lane l reads; slot j reads relative + j
   // The lanes whose windows hold key column u (from the block's first) are first_lane[u] .. last_lane[u].
   std::vector<int32_t> first_lane;
   std::vector<int32_t> last_lane;
-  int32_t run_end[kMaxLanes];  // the last lane of those from lane l on whose windows are one column apart
+  // The last lane of those from lane l on whose windows have all the slots and are one column apart; -1 if its own has
+  // fewer.
+  int32_t run_end[kMaxLanes];
 };
 
 struct Block {
@@ -87,6 +93,9 @@ struct Plan {
   int32_t ring_rows = 0;  // most key rows that must be held packed at a time
   int32_t rows_per_block = 0;  // query rows that share key loads
 };
+
+// The most key rows along y that so many neighbouring query rows see together.
+int64_t most_rows_seen(const Problem& problem, int64_t rows);
 
 // `rows_per_block`: how many query rows the kernel takes at a time. `exclusive`: items of one phase must not share
 // keys (the backward pass writes to them).

@@ -59,7 +59,7 @@ struct Additional {
     set_reach<E>(a, s.plan.everyone[w.lane_class]);
     a.slots = s.additional;
     for (int r = 0; r < w.group.rows; ++r) {
-      a.scores[r] = out + (static_cast<int64_t>(r + 1) * s.window - s.additional) * kLanes<E>;
+      a.scores[r] = out + (static_cast<int64_t>(r) * s.window + w.window(r)) * kLanes<E>;
       a.bias[r] = zeros;
     }
     score_planes<E>(a, w.group.rows, Reach::kUniform, sizes.planes, query, planes);
@@ -73,7 +73,7 @@ struct Additional {
     a.lane_class = &s.plan.everyone[w.lane_class], a.slots = s.additional, a.padded_dim = sizes.padded_dim;
     a.grad = gathered;
     const auto row_weights = [&](int r) {
-      return weights + (static_cast<int64_t>(r + 1) * s.window - s.additional) * kLanes<E>;
+      return weights + (static_cast<int64_t>(r) * s.window + w.window(r)) * kLanes<E>;
     };
     spread_row<E>(a, sizes, 0, w.group.rows, row_weights, tokens, pairs);
   }

@@ -76,19 +76,21 @@ NATTEN_KERNEL Vec<Sum<E>> load_queries(const BackwardArgs& args, const Sizes<E>&
 
 // Adds the dS of query row r to the lanes of the bias gradient.
 template <class E, class T = Sum<E>>
-NATTEN_KERNEL void add_grad_bias(const Sizes<E>& s, const RowGroup& group, int r, const T* grad_scores, T* grad_bias) {
+NATTEN_KERNEL void add_grad_bias(const Sizes<E>& s, const LaneClass& c, const RowGroup& group, int r,
+                                 const T* grad_scores, T* grad_bias) {
   constexpr int n = kLanes<T>;
-  const int64_t row_slots = static_cast<int64_t>(s.slots) * n;
+  const int64_t row_slots = static_cast<int64_t>(c.slots) * n;
   for (int i = 0; i < group.key_rows; ++i) {
     const KeyRow& key = group.keys[i];
     if (r < key.first || r >= key.end) continue;
-    T* bins = grad_bias + key.bias - (r - key.first) * row_slots;
+    T* bins = grad_bias + key.bias - (r - key.first) * static_cast<int64_t>(s.slots) * n;
     const T* ds = grad_scores + key.window[r] * row_slots;
     for (int64_t j = 0; j < row_slots; j += n) store<T>(bins + j, load<T>(bins + j) + load<T>(ds + j));
   }
 }
 
-// Folds the lanes of the chunk's bias gradient into its own [heads, bias rows, 2Kx-1] sums.
+// Folds the lanes of the chunk's bias gradient into its own [heads, bias rows, 2Kx-1] sums. Slots that a lane lacks
+// hold nothing that counts.
 template <class E, class T = Sum<E>>
 NATTEN_KERNEL void fold_grad_bias(const Sizes<E>& s, const Chunk& chunk, const T* lanes, T* sums) {
   const int64_t size = s.bias_rows * s.bias_columns;
@@ -97,27 +99,29 @@ NATTEN_KERNEL void fold_grad_bias(const Sizes<E>& s, const Chunk& chunk, const T
     for (const LaneClass& c : s.plan.classes)
       for (int64_t row = 0; row < s.bias_rows; ++row)
         for (int j = 0; j < s.slots; ++j, lanes += kLanes<T>)
-          for (int lane = 0; lane < c.lanes; ++lane) sums[row * s.bias_columns + c.relative[lane] + j] += lanes[lane];
+          for (int lane = 0; lane < c.lanes; ++lane)
+            if (c.offset[lane] + j < c.end[lane]) sums[row * s.bias_columns + c.relative[lane] + j] += lanes[lane];
 }
 
 // Turns the scores of one query row into weights P, and dP into dS; adds dS to the bias gradient's lanes.
 template <class E, class T = Sum<E>>
-NATTEN_KERNEL void differentiate(const Sizes<E>& s, const RowGroup& group, int r, Vec<T> grad_lse, T* weights,
-                                 T* grad_scores, T* grad_bias) {
+NATTEN_KERNEL void differentiate(const Sizes<E>& s, const Work& w, int r, Vec<T> grad_lse, T* weights, T* grad_scores,
+                                 T* grad_bias) {
   constexpr int n = kLanes<T>;
+  const int window = w.window(r) + s.additional;
   Vec<T> sum[2] = {}, dot[2] = {};
-  weigh(s, weights, [&](int slot, int part, Vec<T> p) __attribute__((always_inline)) {
+  weigh(s, window, weights, [&](int slot, int part, Vec<T> p) __attribute__((always_inline)) {
     sum[part] += p;
     dot[part] += p * load<T>(grad_scores + slot * n);
   });
   const Vec<T> factor = T(1) / (sum[0] + sum[1]), mean = (dot[0] + dot[1]) * factor;
-  for (int slot = 0; slot < s.window; ++slot) {
+  for (int slot = 0; slot < window; ++slot) {
     const Vec<T> p = load<T>(weights + slot * n) * factor;
     store<T>(weights + slot * n, p);
     // In this order: where a query sees one key, dP - mean is 0 and dlse exact.
     store<T>(grad_scores + slot * n, p * ((load<T>(grad_scores + slot * n) - mean) + grad_lse));
   }
-  if (grad_bias) add_grad_bias(s, group, r, grad_scores, grad_bias);
+  if (grad_bias) add_grad_bias(s, w.c, w.group, r, grad_scores, grad_bias);
 }
 
 template <class E, class S>
@@ -134,9 +138,10 @@ static void backward_block(const BackwardArgs& args, const Sizes<E>& s, const Ma
   const int64_t table = w.head * s.bias_head + w.lane_class * s.bias_class;
   const T* bias = args.forward.rpb ? scratch.bias + table : nullptr;
   T* grad_bias = args.grad_rpb ? scratch.grad_bias + table : nullptr;
-  window_scores<E>(s, s.key, w, scratch.query_planes, scratch.key_planes, bias, scratch.zeros, scratch.weights, ahead);
+  window_scores<E>(s, s.key, w, scratch.query_planes, scratch.key_planes, bias, scratch.zeros, kNoScore<T>,
+                   scratch.weights, ahead);
   scratch.keys.scores(s, s.key, w, scratch.query_planes, scratch.zeros, scratch.weights);
-  window_scores<E>(s, s.value, w, scratch.grad_output_planes, scratch.value_planes, nullptr, scratch.zeros,
+  window_scores<E>(s, s.value, w, scratch.grad_output_planes, scratch.value_planes, nullptr, scratch.zeros, T(0),
                    scratch.grad_scores, ahead);
   scratch.values.scores(s, s.value, w, scratch.grad_output_planes, scratch.zeros, scratch.grad_scores);
 
@@ -144,13 +149,14 @@ static void backward_block(const BackwardArgs& args, const Sizes<E>& s, const Ma
   store<T>(factors, broadcast<T>(static_cast<T>(s.p.scale)));
   for (int r = 0; r < group.rows; ++r) {
     T* grad_scores = scratch.grad_scores + r * block_window;
-    differentiate(s, group, r, grad_lse[r], scratch.weights + r * block_window, grad_scores, grad_bias);
+    differentiate(s, w, r, grad_lse[r], scratch.weights + r * block_window, grad_scores, grad_bias);
     const Results<T, S> out(s.plan, w, s.key.padded_dim, map.row<S>(args.grad_query, group.z, group.y + r),
                             args.grad_query.axis[kX], scratch.results);
-    window_rows<E>(s, s.key, w, r, scratch.key_rows, scratch.key_pointers);
-    weighted_sums<E>({sum_weights(s, grad_scores, scratch.pairs), scratch.key_pointers, factors, out.rows, w.c.offset,
-                      s.sum_rows, s.slots, s.key.head_dim, s.key.padded_dim, scratch.keys.rows, s.additional_sum},
-                     w.c.lanes);
+    const int sum_rows = window_rows<E>(s, s.key, w, r, scratch.key_rows, scratch.key_pointers);
+    weighted_sums<E>(
+        {sum_weights(s, w, r, grad_scores, scratch.pairs), scratch.key_pointers, factors, out.rows, w.c.offset, w.c.end,
+         sum_rows, w.c.slots, s.key.head_dim, s.key.padded_dim, scratch.keys.rows, s.additional_sum},
+        w.c.lanes);
     out.write(w.c.lanes, s.key.head_dim);
   }
   spread_rows<E>(s, s.value, w, scratch.weights, scratch.grad_output_rows, scratch.pairs, scratch.grad_value);

@@ -49,14 +49,16 @@ struct Sizes {
   using T = Sum<E>;
   const Problem& p;
   const Plan& plan;
-  int additional;                 // keys beside the window
-  int slots, key_rows, window;    // slots: of one key row; window: slots * key_rows, and the additional ones
-  int sum_rows, additional_sum;   // of a weighted sum: key rows, or pairs of them; and additional keys, likewise
-  int64_t columns;                // of one plane of a key row
+  int additional;  // keys beside the window
+  // Of a whole window: slots of one key row, key rows, and slots in all, those of additional keys among them. That of a
+  // query may have fewer.
+  int slots, key_rows, window;
+  int sum_rows, additional_sum;  // of its weighted sum: key rows and additional keys, or pairs of them
+  int64_t columns;  // of one plane of a key row
   TokenSizes<E> key, value;
   int64_t bias_rows, bias_class;  // bias table: [class][bias row (2Kz-1)(2Ky-1)][slot][lane]
-  int64_t bias_columns;           // 2Kx-1
-  int64_t bias_head;              // elements of one head's table
+  int64_t bias_columns;  // 2Kx-1
+  int64_t bias_head;  // elements of one head's table
 
   Sizes(const Problem& problem, const Plan& work)
       : p(problem),
@@ -95,15 +97,15 @@ struct Sizes {
   int64_t zeros() const { return static_cast<int64_t>(max_of(slots, additional)) * kLanes<T>; }
 };
 
-// Turns a query row's scores into unnormalised weights and calls each(slot, part, weight), the parts being the even
-// and the odd slots: one sum over all would be rounded at its full size for every slot after a key that has nearly all
-// the weight. Returns the greatest score.
+// Turns a query row's scores, `window` of them, into unnormalised weights and calls each(slot, part, weight), the parts
+// being the even and the odd slots: one sum over all would be rounded at its full size for every slot after a key that
+// has nearly all the weight. A score of minus infinity leaves a weight that no sum shows. Returns the greatest score.
 template <class E, class Each>
-NATTEN_KERNEL Vec<Sum<E>> weigh(const Sizes<E>& s, Sum<E>* scores, Each each) {
+NATTEN_KERNEL Vec<Sum<E>> weigh(const Sizes<E>& s, int window, Sum<E>* scores, Each each) {
   using T = Sum<E>;
   constexpr int n = kLanes<T>;
   Vec<T> most = load<T>(scores);
-  for (int slot = 1; slot < s.window; ++slot) most = vmax<T>(load<T>(scores + slot * n), most);
+  for (int slot = 1; slot < window; ++slot) most = vmax<T>(load<T>(scores + slot * n), most);
   const T unit = s.unit();
   const Vec<T> greatest = kPaired<E> ? most * unit : most;
   const auto take = [&](int slot, int part) __attribute__((always_inline)) {
@@ -113,8 +115,8 @@ NATTEN_KERNEL Vec<Sum<E>> weigh(const Sizes<E>& s, Sum<E>* scores, Each each) {
     each(slot, part, weight);
   };
   int slot = 0;
-  for (; slot + 1 < s.window; slot += 2) take(slot, 0), take(slot + 1, 1);
-  if (slot < s.window) take(slot, 0);
+  for (; slot + 1 < window; slot += 2) take(slot, 0), take(slot + 1, 1);
+  if (slot < window) take(slot, 0);
   return most;
 }
 
@@ -151,8 +153,17 @@ struct Map {
     head = head0 = work.head * heads;
   }
 
-  int64_t z_start(int64_t z) const { return window_start(z, z_length, p.kernel[kZ]); }
-  int64_t y_start(int64_t y) const { return window_start(y, y_length, p.kernel[kY]); }
+  // The key rows that a query row sees begin and end here, along z and along y.
+  int64_t z_begin(int64_t z) const { return begin(kZ, z, z_length); }
+  int64_t z_end(int64_t z) const { return end(kZ, z, z_length); }
+  int64_t y_begin(int64_t y) const { return begin(kY, y, y_length); }
+  int64_t y_end(int64_t y) const { return end(kY, y, y_length); }
+  int64_t begin(Axis axis, int64_t at, int64_t length) const {
+    return window_begin(at, length, p.kernel[axis], p.stride[axis], p.causal[axis]);
+  }
+  int64_t end(Axis axis, int64_t at, int64_t length) const {
+    return window_end(at, length, p.kernel[axis], p.stride[axis], p.causal[axis]);
+  }
   // Memory of the row at positions (z, y), column 0: of a tensor with the heads of query, and of one with those of
   // keys.
   template <class T>
@@ -175,8 +186,8 @@ struct Map {
 // Key rows of a map are numbered z * y_length + y, packed in that order when a window first needs them, and dropped
 // when no window needs them any more: the rows in need never exceed the ring.
 struct Ring {
-  int64_t rows;        // capacity
-  int64_t next = 0;    // first row not yet packed
+  int64_t rows;  // capacity
+  int64_t next = 0;  // first row not yet packed
   int64_t oldest = 0;  // first row not yet dropped
   int64_t slot(int64_t row) const { return row % rows; }
 };
@@ -201,12 +212,13 @@ NATTEN_KERNEL void lane_tokens(const Plan& plan, const S* row, int64_t stride, i
     tokens[lane] = row + plan.coordinate[min_of(column + lane, last)] * stride;
 }
 
-// A key row that a group of query rows sees.
+// A key row that a group of query rows sees. Those before a causal axis begins are none: what a query row does not see
+// costs nothing.
 struct KeyRow {
-  int64_t slot;                  // in the ring
+  int64_t slot;  // in the ring
   int64_t bias;  // of query row `first`, in a class's bias table; the next query row's lies one row before
   int32_t first, end;  // the query rows that see it
-  int32_t window[kScoreRows];  // its place in the window of each of them, in key rows
+  int32_t window[kScoreRows];  // its place among the key rows of each of them
 };
 
 // Up to kScoreRows query rows that are computed together.
@@ -215,26 +227,34 @@ struct RowGroup {
   int rows;
   int key_rows;  // that any of them sees
   KeyRow* keys;  // [key_rows]
-  int64_t* windows;  // [rows][key rows of a window] ring slots
+  int64_t* windows;  // [rows][key rows of a whole window] ring slots
+  int32_t z_keys, y_keys[kScoreRows];  // what each query row sees, along z and y
 
-  static int64_t most_keys(const Problem& p) { return p.kernel[kZ] * (p.kernel[kY] + kScoreRows - 1); }
+  int window_rows(int r) const { return z_keys * y_keys[r]; }
+
+  static int64_t most_keys(const Problem& p) { return p.kernel[kZ] * most_rows_seen(p, kScoreRows); }
 };
 
 template <class E>
 NATTEN_KERNEL void fill_group(const Sizes<E>& s, const Map& map, const Ring& ring, RowGroup& group) {
-  const int64_t *kernel = s.p.kernel, z0 = map.z_start(group.z);
-  const int64_t y0 = map.y_start(group.y), y1 = map.y_start(group.y + group.rows - 1) + kernel[kY];
+  const int64_t *kernel = s.p.kernel, z0 = map.z_begin(group.z), z1 = map.z_end(group.z);
+  int64_t begin[kScoreRows], end[kScoreRows];
+  for (int r = 0; r < group.rows; ++r) {
+    begin[r] = map.y_begin(group.y + r), end[r] = map.y_end(group.y + r);
+    group.y_keys[r] = static_cast<int32_t>(end[r] - begin[r]);
+  }
+  group.z_keys = static_cast<int32_t>(z1 - z0);
   group.key_rows = 0;
-  for (int64_t kz = z0; kz < z0 + kernel[kZ]; ++kz) {
-    for (int64_t ky = y0; ky < y1; ++ky) {
+  for (int64_t kz = z0; kz < z1; ++kz) {
+    for (int64_t ky = begin[0]; ky < end[group.rows - 1]; ++ky) {
       KeyRow& key = group.keys[group.key_rows++];
       key.slot = ring.slot(kz * map.y_length + ky);
       key.first = 0, key.end = group.rows;
-      while (map.y_start(group.y + key.first) + kernel[kY] <= ky) ++key.first;
-      while (map.y_start(group.y + key.end - 1) > ky) --key.end;
+      while (end[key.first] <= ky) ++key.first;
+      while (begin[key.end - 1] > ky) --key.end;
       key.bias = s.bias_row(kz - group.z + kernel[kZ] - 1, ky - (group.y + key.first) + kernel[kY] - 1);
       for (int32_t r = key.first; r < key.end; ++r) {
-        key.window[r] = static_cast<int32_t>((kz - z0) * kernel[kY] + ky - map.y_start(group.y + r));
+        key.window[r] = static_cast<int32_t>((kz - z0) * group.y_keys[r] + ky - begin[r]);
         group.windows[r * s.key_rows + key.window[r]] = key.slot;
       }
     }
@@ -247,6 +267,9 @@ struct Work {
   const RowGroup& group;
   int lane_class, head;  // head counts from the chunk's first
   int64_t column, key_column;  // key_column counts from the first packed column
+
+  // Slots of query row r, those of additional keys not among them.
+  int window(int r) const { return group.window_rows(r) * c.slots; }
 };
 
 // Where a walk is: the query rows [y, y + rows) at z, and the key rows [oldest, next) that they see.
@@ -260,9 +283,9 @@ NATTEN_KERNEL Stop stop_at(const Map& map, int64_t z, int64_t y) {
   const int64_t left = map.item.y1 - y;
   Stop stop{z, y, static_cast<int>(ceil_div(left, ceil_div(left, kScoreRows))), 0, 0};  // near-equal parts
   if (map.p.extent[kZ] == 1) {
-    stop.oldest = map.y_start(y), stop.next = map.y_start(y + stop.rows - 1) + map.p.kernel[kY];
+    stop.oldest = map.y_begin(y), stop.next = map.y_end(y + stop.rows - 1);
   } else {
-    stop.oldest = map.z_start(z) * map.y_length, stop.next = stop.oldest + map.p.kernel[kZ] * map.y_length;
+    stop.oldest = map.z_begin(z) * map.y_length, stop.next = map.z_end(z) * map.y_length;
   }
   return stop;
 }
@@ -344,27 +367,43 @@ NATTEN_KERNEL void score_planes(ScoreArgs<E>& a, int rows, Reach reach, int plan
   }
 }
 
-// scores[row][window slot][lane] of all query rows of the work. `bias` is the lane class's table, or null.
+// Overwrites what slots hold that a lane's window lacks: whatever lies there, it is no part of anything.
+template <class T>
+NATTEN_KERNEL void fill_lacking(const LaneClass& c, int key_rows, T missing, T* slots) {
+  constexpr int n = kLanes<T>;
+  IntVec<T> count;
+  for (int lane = 0; lane < n; ++lane) count[lane] = c.end[lane] - c.offset[lane];
+  for (int row = 0; row < key_rows; ++row, slots += c.slots * n)
+    for (int j = c.whole; j < c.slots; ++j)
+      store<T>(slots + j * n, j < count ? load<T>(slots + j * n) : broadcast<T>(missing));
+}
+
+// scores[row][window slot][lane] of all query rows of the work: a row has the slots of the key rows that it sees, one
+// behind the other. `bias` is the lane class's table, or null; `missing` is what slots have that a lane lacks.
 template <class E>
 static void window_scores(const Sizes<E>& s, const TokenSizes<E>& sizes, const Work& w, const E* query,
-                          const E* key_planes, const Sum<E>* bias, const Sum<E>* zeros, Sum<E>* out, Ahead& ahead) {
+                          const E* key_planes, const Sum<E>* bias, const Sum<E>* zeros, Sum<E> missing, Sum<E>* out,
+                          Ahead& ahead) {
   constexpr int n = kLanes<E>;
   const int64_t bias_step = static_cast<int64_t>(s.slots) * n;
   ScoreArgs<E> a;
   a.query_step = static_cast<int64_t>(sizes.planes) * n, a.key_stride = s.columns;
   set_reach<E>(a, w.c);
-  a.slots = s.slots;
+  a.slots = w.c.slots;
   for (int i = 0; i < w.group.key_rows; ++i) {
     const KeyRow& key = w.group.keys[i];
     const int rows = key.end - key.first;
     const E* const planes = key_planes + key.slot * sizes.plane + kMargin<E> + w.key_column;
     for (int r = 0; r < rows; ++r) {
-      a.scores[r] = out + (static_cast<int64_t>(r + key.first) * s.window + key.window[r + key.first] * s.slots) * n;
+      a.scores[r] = out + (static_cast<int64_t>(r + key.first) * s.window + key.window[r + key.first] * a.slots) * n;
       a.bias[r] = bias ? bias + key.bias - r * bias_step : zeros;
     }
     score_planes<E>(a, rows, w.c.reach, sizes.planes, query + key.first * a.query_step, planes);
     ahead.portion();
   }
+  if (w.c.whole < w.c.slots)
+    for (int r = 0; r < w.group.rows; ++r)
+      fill_lacking<Sum<E>>(w.c, w.group.window_rows(r), missing, out + static_cast<int64_t>(r) * s.window * n);
 }
 
 // Where results of one row of queries are written: memory itself, or for 16-bit types rows of scratch that are then
@@ -392,28 +431,29 @@ struct Results {
   }
 };
 
-// The packed rows of the window of query row r, from the work's first key column on.
+// Writes the packed rows of the window of query row r, from the work's first key column on, and returns how many: key
+// rows, or pairs of them.
 template <class E>
-NATTEN_KERNEL void window_rows(const Sizes<E>& s, const TokenSizes<E>& sizes, const Work& w, int r, const E* rows,
-                               const E** pointers) {
-  const int kernel = static_cast<int>(s.p.kernel[kY]), parts = kPaired<E> ? pair_count(kernel) : kernel;
+NATTEN_KERNEL int window_rows(const Sizes<E>& s, const TokenSizes<E>& sizes, const Work& w, int r, const E* rows,
+                              const E** pointers) {
+  const int keys = w.group.y_keys[r], parts = kPaired<E> ? pair_count(keys) : keys;
   const int64_t* slots = w.group.windows + static_cast<int64_t>(r) * s.key_rows;
-  for (int z = 0; z < s.key_rows; z += kernel)
+  for (int z = 0; z < w.group.z_keys; ++z, slots += keys)
     for (int i = 0; i < parts; ++i)
-      *pointers++ =
-          rows + slots[z + (kPaired<E> ? pair_end(i, kernel) : i)] * sizes.row + w.key_column * sizes.padded_dim;
+      *pointers++ = rows + slots[kPaired<E> ? pair_end(i, keys) : i] * sizes.row + w.key_column * sizes.padded_dim;
+  return w.group.z_keys * parts;
 }
 
-// The weights of a query row [key row][slot][lane] and [additional key][lane] as its weighted sum takes them: as they
+// The weights of query row r [key row][slot][lane] and [additional key][lane] as its weighted sum takes them: as they
 // are, or in `pairs`.
 template <class E>
-NATTEN_KERNEL const E* sum_weights(const Sizes<E>& s, const Sum<E>* weights, E* pairs) {
+NATTEN_KERNEL const E* sum_weights(const Sizes<E>& s, const Work& w, int r, const Sum<E>* weights, E* pairs) {
   if constexpr (kPaired<E>) {
-    const int kernel = static_cast<int>(s.p.kernel[kY]), step = s.slots * kLanes<E>;
+    const int keys = w.group.y_keys[r], step = w.c.slots * kLanes<E>;
     E* out = pairs;
-    for (const float* end = weights + s.key_rows * step; weights < end; weights += kernel * step)
-      for (int i = 0; i < pair_count(kernel); ++i, out += step)
-        narrow_rows(i, kernel, [&](int row) { return weights + row * step; }, s.slots, out);
+    for (const float* end = weights + w.group.window_rows(r) * step; weights < end; weights += keys * step)
+      for (int i = 0; i < pair_count(keys); ++i, out += step)
+        narrow_rows(i, keys, [&](int row) { return weights + row * step; }, w.c.slots, out);
     for (int i = 0; i < s.additional_sum; ++i, out += kLanes<E>)
       narrow_rows(i, s.additional, [&](int key) { return weights + key * kLanes<E>; }, 1, out);
     return pairs;

@@ -35,10 +35,10 @@ struct ForwardScratch {
 
 // Turns one query row's scores into unnormalised weights; returns what normalises them and the log-sum-exp.
 template <class E, class T = Sum<E>>
-NATTEN_KERNEL void softmax(const Sizes<E>& s, T* scores, Vec<T>& factor, Vec<T>& lse) {
+NATTEN_KERNEL void softmax(const Sizes<E>& s, int window, T* scores, Vec<T>& factor, Vec<T>& lse) {
   Vec<T> sums[2] = {};
   const Vec<T> most =
-      weigh(s, scores, [&](int, int part, Vec<T> w) __attribute__((always_inline)) { sums[part] += w; });
+      weigh(s, window, scores, [&](int, int part, Vec<T> w) __attribute__((always_inline)) { sums[part] += w; });
   const Vec<T> sum = sums[0] + sums[1];
   factor = T(1) / sum;
   lse = most * s.logit() + vlog<T>(sum);
@@ -58,13 +58,14 @@ static void forward_block(const ForwardArgs& args, const Sizes<E>& s, const Map&
   }
   ahead.cut(w.group.key_rows);
   const T* bias = args.rpb ? scratch.bias + w.head * s.bias_head + w.lane_class * s.bias_class : nullptr;
-  window_scores<E>(s, s.key, w, scratch.query, scratch.key_planes, bias, scratch.zeros, scratch.scores, ahead);
+  window_scores<E>(s, s.key, w, scratch.query, scratch.key_planes, bias, scratch.zeros, kNoScore<T>, scratch.scores,
+                   ahead);
   scratch.keys.scores(s, s.key, w, scratch.query, scratch.zeros, scratch.scores);
 
   for (int r = 0; r < w.group.rows; ++r) {
     T* scores = scratch.scores + static_cast<int64_t>(r) * s.window * n;
     Vec<T> factor, lse;
-    softmax(s, scores, factor, lse);
+    softmax(s, w.window(r) + s.additional, scores, factor, lse);
     alignas(kVectorBytes) T factors[n], lses[n];
     store<T>(factors, factor), store<T>(lses, lse);
     T* lse_row = map.row<T>(args.lse, z, w.group.y + r);
@@ -72,10 +73,11 @@ static void forward_block(const ForwardArgs& args, const Sizes<E>& s, const Map&
       lse_row[s.plan.coordinate[w.column + lane] * args.lse.axis[kX]] = lses[lane];
     const Results<T, S> out(s.plan, w, s.value.padded_dim, map.row<S>(args.output, z, w.group.y + r),
                             args.output.axis[kX], scratch.results);
-    window_rows<E>(s, s.value, w, r, scratch.value_rows, scratch.value_pointers);
-    weighted_sums<E>({sum_weights(s, scores, scratch.pairs), scratch.value_pointers, factors, out.rows, w.c.offset,
-                      s.sum_rows, s.slots, s.value.head_dim, s.value.padded_dim, scratch.values.rows, s.additional_sum},
-                     lanes);
+    const int sum_rows = window_rows<E>(s, s.value, w, r, scratch.value_rows, scratch.value_pointers);
+    weighted_sums<E>(
+        {sum_weights(s, w, r, scores, scratch.pairs), scratch.value_pointers, factors, out.rows, w.c.offset, w.c.end,
+         sum_rows, w.c.slots, s.value.head_dim, s.value.padded_dim, scratch.values.rows, s.additional_sum},
+        lanes);
     out.write(lanes, s.value.head_dim);
   }
 }

@@ -58,9 +58,9 @@ NATTEN_KERNEL void spread_row(SpreadArgs<E>& a, const TokenSizes<E>& sizes, int 
 template <class E>
 NATTEN_KERNEL void spread_rows(const Sizes<E>& s, const TokenSizes<E>& sizes, const Work& w, const Sum<E>* weights,
                                const E* tokens, E* pairs, Sum<E>* grads) {
-  const int64_t row_step = static_cast<int64_t>(s.slots) * kLanes<E>;
+  const int64_t row_step = static_cast<int64_t>(w.c.slots) * kLanes<E>;
   SpreadArgs<E> a;
-  a.lane_class = &w.c, a.slots = s.slots, a.padded_dim = sizes.padded_dim;
+  a.lane_class = &w.c, a.slots = w.c.slots, a.padded_dim = sizes.padded_dim;
   for (int i = 0; i < w.group.key_rows; ++i) {
     const KeyRow& key = w.group.keys[i];
     const auto row_weights = [&](int r) { return weights + r * s.window * kLanes<E> + key.window[r] * row_step; };

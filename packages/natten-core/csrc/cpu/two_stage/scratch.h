@@ -109,9 +109,9 @@ NATTEN_KERNEL void sum_rows(const Sizes<T>& s, const Map& map, const Work& w, in
   const TokenSizes<T>& sizes = scratch.sizes;
   const Results<T, S> results(s.plan, w, sizes.padded_dim, map.row<S>(out, w.group.z, w.group.y + r), out.axis[kX],
                               scratch.results);
-  window_rows<T>(s, sizes, w, r, scratch.key_rows, scratch.pointers);
-  weighted_sums<T>({scratch.row_weights(s, r), scratch.pointers, factors, results.rows, w.c.offset, s.key_rows, s.slots,
-                    sizes.head_dim, sizes.padded_dim, scratch.additional.rows, s.additional},
+  const int rows = window_rows<T>(s, sizes, w, r, scratch.key_rows, scratch.pointers);
+  weighted_sums<T>({scratch.row_weights(s, r), scratch.pointers, factors, results.rows, w.c.offset, w.c.end, rows,
+                    w.c.slots, sizes.head_dim, sizes.padded_dim, scratch.additional.rows, s.additional},
                    w.c.lanes);
   results.write(w.c.lanes, sizes.head_dim);
 }

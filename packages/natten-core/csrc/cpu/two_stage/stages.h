@@ -21,10 +21,10 @@ void qk(const QkArgs& args, const Plan& plan, const Chunk& chunk, void* memory) 
                      const T* bias =
                          args.rpb ? scratch.bias + w.head * s.bias_head + w.lane_class * s.bias_class : nullptr;
                      window_scores<T>(s, scratch.sizes, w, scratch.planes, scratch.key_planes, bias, scratch.zeros,
-                                      scratch.weights, ahead);
+                                      kNoScore<T>, scratch.weights, ahead);
                      scratch.additional.scores(s, scratch.sizes, w, scratch.planes, scratch.zeros, scratch.weights);
                      for (int r = 0; r < w.group.rows; ++r)
-                       store_slots<T, S>(s, map, w, r, scratch.row_weights(s, r), args.scores);
+                       store_slots<T, S>(s, map, w, r, scratch.row_weights(s, r), kNoScore<T>, args.scores);
                    });
 }
 
@@ -48,7 +48,7 @@ void qk_backward(const QkBackwardArgs& args, const Plan& plan, const Chunk& chun
       T* grads = scratch.row_weights(s, r);
       scratch.template pack_queries<S>(s, map, w, r, f.query, scale);
       load_slots<T, S>(s, map, w, r, args.grad_scores, grads);
-      if (bins) add_grad_bias(s, w.group, r, grads, bins);
+      if (bins) add_grad_bias(s, w.c, w.group, r, grads, bins);
       sum_rows<T, S>(s, map, w, r, scratch, scale, args.grad_query);
       ahead.portion();
     }
@@ -93,11 +93,11 @@ void av_backward(const AvBackwardArgs& args, const Plan& plan, const Chunk& chun
                        scratch.template pack_queries<S>(s, map, w, r, args.grad_output, T(1));
                      ahead.cut(w.group.key_rows);
                      window_scores<T>(s, scratch.sizes, w, scratch.planes, scratch.key_planes,
-                                      static_cast<const T*>(nullptr), scratch.zeros, scratch.weights, ahead);
+                                      static_cast<const T*>(nullptr), scratch.zeros, T(0), scratch.weights, ahead);
                      scratch.additional.scores(s, scratch.sizes, w, scratch.planes, scratch.zeros, scratch.weights);
                      for (int r = 0; r < w.group.rows; ++r) {
                        T* weights = scratch.row_weights(s, r);
-                       store_slots<T, S>(s, map, w, r, weights, args.grad_weights);
+                       store_slots<T, S>(s, map, w, r, weights, T(0), args.grad_weights);
                        load_slots<T, S>(s, map, w, r, f.weights, weights);
                      }
                      spread_rows<T>(s, scratch.sizes, w, scratch.weights, scratch.rows, nullptr, scratch.grad_rows);
