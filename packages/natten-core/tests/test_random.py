@@ -233,7 +233,7 @@ def test_two_stage_reference(run: Run) -> None:
 @pytest.mark.usefixtures("kernels")
 @random_problems
 @given(run=runs(plain=True))
-def test_fused_kernels(run: Run) -> None:
+def test_kernels_of_plain_problems(run: Run) -> None:
     hold_attention(run, "cpu")
 
 
@@ -241,7 +241,7 @@ def test_fused_kernels(run: Run) -> None:
 @pytest.mark.usefixtures("kernels")
 @random_problems
 @given(run=runs(plain=False))
-def test_general_kernels(run: Run) -> None:
+def test_kernels(run: Run) -> None:
     hold_attention(run, "cpu")
 
 
