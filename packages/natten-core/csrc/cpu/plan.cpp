@@ -263,8 +263,8 @@ void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
 void add_everyone(Plan& plan, int32_t columns) {
   for (const LaneClass& c : plan.classes) {
     LaneClass all{};
-    all.lanes = c.lanes, all.width = columns, all.reach = Reach::kUniform;
-    for (int32_t lane = 0; lane < plan.lanes; ++lane) all.run_end[lane] = lane;
+    all.lanes = c.lanes, all.width = all.slots = all.whole = columns, all.reach = Reach::kUniform;
+    for (int32_t lane = 0; lane < plan.lanes; ++lane) all.end[lane] = columns, all.run_end[lane] = lane;
     all.first_lane.assign(static_cast<size_t>(columns), 0);
     all.last_lane.assign(static_cast<size_t>(columns), c.lanes - 1);
     plan.everyone.push_back(std::move(all));

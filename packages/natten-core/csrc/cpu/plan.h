@@ -43,6 +43,8 @@ struct LaneClass {
   // The last lane of those from lane l on whose windows have all the slots and are one column apart; -1 if its own has
   // fewer.
   int32_t run_end[kMaxLanes];
+
+  bool is_whole() const { return whole == slots; }
 };
 
 struct Block {

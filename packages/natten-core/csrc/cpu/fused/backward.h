@@ -97,10 +97,14 @@ NATTEN_KERNEL void fold_grad_bias(const Sizes<E>& s, const Chunk& chunk, const T
   memset(sums, 0, static_cast<size_t>(chunk.heads * size) * sizeof(T));
   for (int32_t head = 0; head < chunk.heads; ++head, sums += size)
     for (const LaneClass& c : s.plan.classes)
-      for (int64_t row = 0; row < s.bias_rows; ++row)
-        for (int j = 0; j < s.slots; ++j, lanes += kLanes<T>)
-          for (int lane = 0; lane < c.lanes; ++lane)
-            if (c.offset[lane] + j < c.end[lane]) sums[row * s.bias_columns + c.relative[lane] + j] += lanes[lane];
+      for (int64_t row = 0; row < s.bias_rows; ++row, lanes += s.slots * kLanes<T>) {
+        T* bins = sums + row * s.bias_columns;
+        const auto add = [&](int lane, int j) { bins[c.relative[lane] + j] += lanes[j * kLanes<T> + lane]; };
+        for (int j = 0; j < c.whole; ++j)
+          for (int lane = 0; lane < c.lanes; ++lane) add(lane, j);
+        for (int lane = 0; lane < c.lanes; ++lane)
+          for (int j = c.whole; c.offset[lane] + j < c.end[lane]; ++j) add(lane, j);
+      }
 }
 
 // Turns the scores of one query row into weights P, and dP into dS; adds dS to the bias gradient's lanes.
@@ -155,7 +159,7 @@ static void backward_block(const BackwardArgs& args, const Sizes<E>& s, const Ma
     const int sum_rows = window_rows<E>(s, s.key, w, r, scratch.key_rows, scratch.key_pointers);
     weighted_sums<E>(
         {sum_weights(s, w, r, grad_scores, scratch.pairs), scratch.key_pointers, factors, out.rows, w.c.offset, w.c.end,
-         sum_rows, w.c.slots, s.key.head_dim, s.key.padded_dim, scratch.keys.rows, s.additional_sum},
+         sum_rows, w.c.slots, s.key.head_dim, s.key.padded_dim, w.c.is_whole(), scratch.keys.rows, s.additional_sum},
         w.c.lanes);
     out.write(w.c.lanes, s.key.head_dim);
   }

@@ -369,7 +369,7 @@ NATTEN_KERNEL void score_planes(ScoreArgs<E>& a, int rows, Reach reach, int plan
 
 // Overwrites what slots hold that a lane's window lacks: whatever lies there, it is no part of anything.
 template <class T>
-NATTEN_KERNEL void fill_lacking(const LaneClass& c, int key_rows, T missing, T* slots) {
+static __attribute__((noinline)) void fill_lacking(const LaneClass& c, int key_rows, T missing, T* slots) {
   constexpr int n = kLanes<T>;
   IntVec<T> count;
   for (int lane = 0; lane < n; ++lane) count[lane] = c.end[lane] - c.offset[lane];
@@ -401,7 +401,7 @@ static void window_scores(const Sizes<E>& s, const TokenSizes<E>& sizes, const W
     score_planes<E>(a, rows, w.c.reach, sizes.planes, query + key.first * a.query_step, planes);
     ahead.portion();
   }
-  if (w.c.whole < w.c.slots)
+  if (!w.c.is_whole())
     for (int r = 0; r < w.group.rows; ++r)
       fill_lacking<Sum<E>>(w.c, w.group.window_rows(r), missing, out + static_cast<int64_t>(r) * s.window * n);
 }

@@ -25,6 +25,7 @@ struct SumArgs {
   const int32_t* offset;    // [queries] first key column of each window, from the block's first
   const int32_t* end;       // [queries] one past its last
   int key_rows, slots, head_dim, padded_dim;
+  bool whole;  // no window is shorter than `slots`
   // What all queries see: keys [padded head_dim], and their weights behind those of the windows.
   const E* additional_value = nullptr;
   int additional = 0;
@@ -86,14 +87,16 @@ NATTEN_KERNEL void sum_dims(const SumArgs<E>& a, int dim) {
         for (int column = offset[q]; column < a.end[q]; ++column) add_one(q, column);
       continue;
     }
-    NATTEN_UNROLL
-    for (int q = 0; q < Queries - 1; ++q) {
-      if constexpr (Regular) {
+    if constexpr (Regular) {
+      NATTEN_UNROLL
+      for (int q = 0; q < Queries - 1; ++q) {
         NATTEN_UNROLL
         for (int i = 0; i <= q; ++i) add_one(i, offset[0] + q);
-      } else {
-        for (int column = offset[q]; column < begin; ++column) add_one(q, column);
       }
+    } else if (offset[0] < begin) {
+      NATTEN_UNROLL
+      for (int q = 0; q < Queries - 1; ++q)
+        for (int column = offset[q]; column < begin; ++column) add_one(q, column);
     }
     for (int column = begin; column < end; ++column) {
       const E* row = value + static_cast<int64_t>(column) * a.padded_dim;
@@ -107,14 +110,16 @@ NATTEN_KERNEL void sum_dims(const SumArgs<E>& a, int dim) {
         for (int q = 0; q < Queries; ++q) add_product<E>(sum[q][v], w[q], x);
       }
     }
-    NATTEN_UNROLL
-    for (int q = 1; q < Queries; ++q) {
-      if constexpr (Regular) {
+    if constexpr (Regular) {
+      NATTEN_UNROLL
+      for (int q = 1; q < Queries; ++q) {
         NATTEN_UNROLL
         for (int i = q; i < Queries; ++i) add_one(i, end + q - 1);
-      } else {
-        for (int column = end; column < a.end[q]; ++column) add_one(q, column);
       }
+    } else if (end < a.end[Queries - 1]) {
+      NATTEN_UNROLL
+      for (int q = 1; q < Queries; ++q)
+        for (int column = end; column < a.end[q]; ++column) add_one(q, column);
     }
   }
   sum_additional<E, Queries, Vectors>(a, dim, sum);
@@ -174,21 +179,13 @@ static void sum_small(const SumArgs<E>& a, int dim) {
   write_sums<E, Queries, Vectors>(a, dim, sum);
 }
 
-template <int Queries, int Slots>
-NATTEN_KERNEL bool lies(Lie where, const int32_t* offset, const int32_t* end) {
-  bool all = true;
-  for (int q = 0; q < Queries; ++q) {
-    all &= offset[q] == offset[0] + lie_offset<Queries, Slots>(where, q);
-    all &= end[q] == offset[q] + lie_slots<Slots>(where, q);
-  }
-  return all;
-}
-
 template <class E, int Queries, int Vectors, int Slots, Lie Where>
 NATTEN_KERNEL bool try_lie(const SumArgs<E>& a, int dim) {
-  if (!lies<Queries, Slots>(Where, a.offset, a.end)) return false;
-  sum_small<E, Queries, Vectors, Slots, Where>(a, dim);
-  return true;
+  bool all = true;
+  for (int q = 1; q < Queries; ++q) all &= a.offset[q] == a.offset[0] + lie_offset<Queries, Slots>(Where, q);
+  for (int q = 0; !a.whole && q < Queries; ++q) all &= a.end[q] == a.offset[q] + lie_slots<Slots>(Where, q);
+  if (all) sum_small<E, Queries, Vectors, Slots, Where>(a, dim);
+  return all;
 }
 
 template <class E, int Queries, int Vectors, int Slots>
@@ -197,7 +194,7 @@ NATTEN_KERNEL bool try_small(const SumArgs<E>& a, int dim) {
   return try_lie<E, Queries, Vectors, Slots, Lie::kRegular>(a, dim) ||
          try_lie<E, Queries, Vectors, Slots, Lie::kLow>(a, dim) ||
          try_lie<E, Queries, Vectors, Slots, Lie::kHigh>(a, dim) ||
-         try_lie<E, Queries, Vectors, Slots, Lie::kCausal>(a, dim);
+         (!a.whole && try_lie<E, Queries, Vectors, Slots, Lie::kCausal>(a, dim));
 }
 
 template <class E, int Queries, int Vectors>
@@ -208,7 +205,8 @@ static void sum_group(const SumArgs<E>& a, int dim) {
       return;
   }
   bool regular = a.slots >= Queries;  // windows one column apart: the ramps can be unrolled
-  for (int q = 0; q < Queries; ++q) regular &= a.offset[q] == a.offset[0] + q && a.end[q] == a.offset[q] + a.slots;
+  for (int q = 1; q < Queries; ++q) regular &= a.offset[q] == a.offset[0] + q;
+  for (int q = 0; !a.whole && q < Queries; ++q) regular &= a.end[q] == a.offset[q] + a.slots;
   if (regular)
     sum_dims<E, Queries, Vectors, true>(a, dim);
   else

@@ -111,7 +111,7 @@ NATTEN_KERNEL void sum_rows(const Sizes<T>& s, const Map& map, const Work& w, in
                               scratch.results);
   const int rows = window_rows<T>(s, sizes, w, r, scratch.key_rows, scratch.pointers);
   weighted_sums<T>({scratch.row_weights(s, r), scratch.pointers, factors, results.rows, w.c.offset, w.c.end, rows,
-                    w.c.slots, sizes.head_dim, sizes.padded_dim, scratch.additional.rows, s.additional},
+                    w.c.slots, sizes.head_dim, sizes.padded_dim, w.c.is_whole(), scratch.additional.rows, s.additional},
                    w.c.lanes);
   results.write(w.c.lanes, sizes.head_dim);
 }
