@@ -1,6 +1,6 @@
-"""Takes one barrier, wait, commit or swizzle out of the kernels at a time, and tells whether the tests would notice.
+"""Takes one barrier, wait, commit, swizzle or conversion out of the kernels at a time: would the tests notice?
 
-    python mutations.py [--list] [--only TEXT] simt dense band box band-16 band-64 band-128 band-half box-64 box-128
+    python mutations.py [--list] [--only TEXT] simt dense dense-tf32 band box band-16 band-64 band-128 band-half box-64 box-128
 
 Each mutant is compiled and run on a few cases. It is noticed if the emulator reports something, a result is wrong, or
 shared memory is passed over more often than before.
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import cuda_builder
 import torch
-from cuda_cases import NAMED, check, run
+from cuda_cases import NAMED, hold, run
 from cuda_harness import EmulatorError, Options
 
 _CALL = re.compile(
@@ -29,6 +29,7 @@ _CALL = re.compile(
     r"|bar_arrive|barrier|mbarrier_init|mbarrier_arrive|mbarrier_wait)\((?!\)\s*\{)[^;{]*\)(?=;|,)"
 )
 _XOR = re.compile(r" \^ ")
+_CONVERSION = re.compile(r"dev::to_tf32\(")
 
 
 class Setting(NamedTuple):
@@ -55,7 +56,13 @@ SETTINGS = {
         "dense",
         torch.bfloat16,
         ("d-dilated-remainder", "d-128", "d-many-maps", "d-128-many-maps"),
-        r"_half\.cu",
+        r"_(half|tf32)\.cu",
+    ),
+    "dense-tf32": Setting(
+        "dense",
+        torch.float32,
+        ("d-dilated-remainder", "d-64", "d-128", "d-many-maps", "d-128-many-maps"),
+        r"_(half|bf16)\.cu",
     ),
     "band": Setting(
         "band",
@@ -100,6 +107,8 @@ def mutations(name: str) -> Iterator[Mutation]:
                 yield Mutation(path, number, line, line[: found.start()] + "static_cast<void>(0)" + line[found.end() :])
             for found in _XOR.finditer(code):
                 yield Mutation(path, number, line, line[: found.start()] + " + 0 * " + line[found.end() :])
+            for found in _CONVERSION.finditer(code) if setting.dtype is torch.float32 else ():
+                yield Mutation(path, number, line, line[: found.start()] + "dev::not_to_tf32(" + line[found.end() :])
 
 
 def outcome(setting: Setting, changed: Path | None, before: dict[str, int]) -> str:
@@ -108,7 +117,7 @@ def outcome(setting: Setting, changed: Path | None, before: dict[str, int]) -> s
         options = Options(changed=changed, without=setting.without, count_banks=True, multiprocessors=4)
         try:
             found = run(setting.family, NAMED[name], setting.dtype, options=options)
-            check(NAMED[name], setting.dtype, found, slack=1e-6)
+            hold(setting.family, NAMED[name], setting.dtype, found, slack=1e-6)
         except EmulatorError as error:
             return f"{name}: {str(error).splitlines()[0][:100]}"
         except AssertionError as error:
