@@ -1,6 +1,6 @@
 """Takes one barrier, wait, commit, swizzle or conversion out of the kernels at a time: would the tests notice?
 
-    python mutations.py [--list] [--only TEXT] simt dense band box band-16 band-64 band-128 band-half box-64 box-128
+    python mutations.py [--list] [--only TEXT] simt dense dense-tf32 band box band-16 band-64 band-128 ...
 
 Each mutant is compiled and run on a few cases. It is noticed if the emulator reports something, a result is wrong, or
 shared memory is passed over more often than before.
@@ -42,7 +42,7 @@ class Setting(NamedTuple):
     without: str = ""  # sources that these cases do not need
     only: str = ""  # regular expression of the mutants that these cases can notice
     borrowed: tuple[str, ...] = ()  # files of other families whose mutants are tried on these cases too
-    also: tuple[torch.dtype, ...] = ()  # on which the cases are tried too
+    also: tuple[torch.dtype, ...] = ()  # for mutants that the dtype does not notice
 
     @property
     def dtypes(self) -> tuple[torch.dtype, ...]:
@@ -64,6 +64,13 @@ SETTINGS = {
         ("d-dilated-remainder", "d-128", "d-many-maps", "d-128-many-maps"),
         r"_half\.cu",
         also=(torch.float32,),
+    ),
+    "dense-tf32": Setting(
+        "dense",
+        torch.float32,
+        ("d-dilated-remainder", "d-64", "d-128", "d-many-maps", "d-128-many-maps"),
+        r"_half\.cu",
+        also=(torch.bfloat16,),
     ),
     "band": Setting(
         "band",
