@@ -254,10 +254,12 @@ def check_tf32(case: Case, found: dict[str, Tensor]) -> None:
     _, exact, _ = expected(case.name, torch.float32)
     natten_tf32.check(case, found, expected_of_tf32(case.name), exact)
     for name, tensor in found.items():
-        # The weights, and the gradients of the scores, are rounded after sums in fp32: a few go the other way.
+        # Weights, and gradients of scores, are rounded after sums in fp32, which sends a few the other way: a small
+        # part of the numbers then errs.
         difference = tensor.double() - expected_of_tf32(case.name)[name]
         most = exact[name].abs().max()
-        assert difference.square().mean().sqrt() <= 2.0**-14 * most, name
+        few = max(2.0**-16, 2.0**-10 * tensor.numel() ** -0.5)
+        assert difference.square().mean().sqrt() <= few * most, name
         if name in ("lse", "grad_rpb"):
             assert difference.abs().max() <= 2.0**-15 * most, name
 
