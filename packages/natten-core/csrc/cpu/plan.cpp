@@ -184,7 +184,7 @@ std::vector<Band> cut_bands(const Problem& problem, const Plan& plan, int64_t me
   return bands;
 }
 
-// The bands of one map, for each of the heads; of one phase only unless it is negative.
+// The bands of one map, for each of the heads of keys; of one phase only unless it is negative.
 void add_items(const Problem& problem, Plan& plan, int64_t batch, int64_t z_group, int64_t y_group, int64_t head0,
                int64_t heads, int64_t wanted, int phase) {
   const int64_t zs = group_length(problem.extent[kZ], problem.dilation[kZ], z_group);
@@ -210,20 +210,23 @@ void add_items(const Problem& problem, Plan& plan, int64_t batch, int64_t z_grou
   }
 }
 
-// As many heads as are worth fetching together, but in the backward pass fewer where pieces of work are few: unlike a
-// band, a head shares no keys with its neighbours.
-int64_t heads_together(const Problem& problem, int64_t maps, bool exclusive) {
-  const int64_t bytes = problem.head_dim * problem.element_bytes();
-  const int64_t most = min_of(problem.heads, max_of(1, kTokenBytes / bytes));
-  const int64_t least = min_of(most, ceil_div(kLineBytes, bytes));
-  return exclusive ? max_of(least, min_of(most, problem.heads * maps / kHeadPieces)) : most;
+// As many heads of keys as are worth fetching together with their heads of query, but in the backward pass fewer where
+// pieces of work are few: unlike a band, a head shares no keys with its neighbours.
+int64_t heads_together(const Problem& problem, int64_t group, int64_t maps, bool exclusive) {
+  const int64_t narrow = min_of(problem.head_dim, problem.head_dim_v) * problem.element_bytes();
+  const int64_t wide = max_of(problem.head_dim, problem.head_dim_v) * problem.element_bytes();
+  const int64_t most = min_of(problem.heads_kv, max_of(1, kTokenBytes / (wide * group)));
+  const int64_t least = min_of(problem.heads_kv, ceil_div(kLineBytes, narrow));
+  return exclusive ? max_of(least, min_of(most, problem.heads_kv * maps / kHeadPieces)) : most;
 }
 
 void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
   const int64_t z_groups = min_of(problem.dilation[kZ], problem.extent[kZ]);
   const int64_t y_groups = min_of(problem.dilation[kY], problem.extent[kY]);
-  plan.heads_per_chunk = static_cast<int32_t>(heads_together(problem, problem.batch * z_groups * y_groups, exclusive));
-  const int64_t head_groups = ceil_div(problem.heads, plan.heads_per_chunk);
+  const int64_t group = problem.heads / problem.heads_kv;  // heads of query that read one head of keys
+  const int64_t together = heads_together(problem, group, problem.batch * z_groups * y_groups, exclusive);
+  plan.heads_per_chunk = static_cast<int32_t>(together * group);
+  const int64_t head_groups = ceil_div(problem.heads_kv, together);
   const int64_t pieces = max_of(1, problem.batch * z_groups * y_groups * head_groups);
   const int64_t forward_pieces = kPiecesPerThread * problem.threads;
   // Bands of the backward pass take turns, half of them at a time.
@@ -237,8 +240,8 @@ void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
   };
   for (int phase = 0; phase < 2; ++phase) {
     if (phase == 1) plan.phase1 = static_cast<int32_t>(plan.chunks.size());
-    for (int64_t head0 = 0; head0 < problem.heads; head0 += plan.heads_per_chunk) {
-      const int64_t heads = min_of(plan.heads_per_chunk, problem.heads - head0);
+    for (int64_t head0 = 0; head0 < problem.heads_kv; head0 += together) {
+      const int64_t heads = min_of(together, problem.heads_kv - head0);
       const int64_t first = static_cast<int64_t>(plan.items.size());
       for (int64_t batch = 0; batch < problem.batch; ++batch)
         for (int64_t z_group = 0; z_group < z_groups; ++z_group)
@@ -249,11 +252,30 @@ void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
       for (int64_t i = 0; i < chunks; ++i)
         plan.chunks.push_back({static_cast<int32_t>(first + places * i / chunks * heads),
                                static_cast<int32_t>(first + places * (i + 1) / chunks * heads),
-                               static_cast<int32_t>(head0), static_cast<int32_t>(heads)});
+                               static_cast<int32_t>(head0 * group), static_cast<int32_t>(heads * group)});
     }
     if (!exclusive) break;
   }
   if (!exclusive) plan.phase1 = static_cast<int32_t>(plan.chunks.size());
+}
+
+// Lanes that all see all of so many columns.
+void add_everyone(Plan& plan, int32_t columns) {
+  for (const LaneClass& c : plan.classes) {
+    LaneClass all{};
+    all.lanes = c.lanes, all.width = all.slots = all.whole = columns, all.reach = Reach::kUniform;
+    for (int32_t lane = 0; lane < plan.lanes; ++lane) all.end[lane] = columns, all.run_end[lane] = lane;
+    all.first_lane.assign(static_cast<size_t>(columns), 0);
+    all.last_lane.assign(static_cast<size_t>(columns), c.lanes - 1);
+    plan.everyone.push_back(std::move(all));
+  }
+}
+
+void measure_sums(const Problem& problem, Plan& plan) {
+  int64_t batches = 1;
+  for (const Chunk& chunk : plan.chunks)
+    batches = max_of(batches, plan.items[chunk.item1 - 1].batch - plan.items[chunk.item0].batch + 1);
+  plan.places_per_chunk = static_cast<int32_t>(batches * plan.heads_per_chunk / (problem.heads / problem.heads_kv));
 }
 
 void measure_scratch(const Problem& problem, Plan& plan) {
@@ -284,6 +306,8 @@ Plan make_plan(const Problem& problem, int lanes, int rows_per_block, bool exclu
   plan.band_axis = problem.extent[kZ] > 1 ? kZ : problem.extent[kY] > 1 ? kY : kX;
   cut_blocks(problem, plan);
   cut_items(problem, plan, exclusive);
+  if (problem.additional > 0) add_everyone(plan, static_cast<int32_t>(problem.additional));
+  measure_sums(problem, plan);
   measure_scratch(problem, plan);
   return plan;
 }

@@ -26,7 +26,26 @@ struct SumArgs {
   const int32_t* end;       // [queries] one past its last
   int key_rows, slots, head_dim, padded_dim;
   bool whole;  // no window is shorter than `slots`
+  // What all queries see: keys [padded head_dim], and their weights behind those of the windows.
+  const E* additional_value = nullptr;
+  int additional = 0;
 };
+
+template <class E, int Queries, int Vectors>
+NATTEN_KERNEL void sum_additional(const SumArgs<E>& a, int dim, Vec<Sum<E>> (&sum)[Queries][Vectors]) {
+  const E *weight = a.weight + static_cast<int64_t>(a.key_rows) * a.slots * kLanes<E>, *row = a.additional_value + dim;
+  for (int i = 0; i < a.additional; ++i, weight += kLanes<E>, row += a.padded_dim) {
+    Vec<E> x[Vectors];
+    NATTEN_UNROLL
+    for (int v = 0; v < Vectors; ++v) x[v] = load<E>(row + v * kLanes<E>), keep<E>(x[v]);
+    NATTEN_UNROLL
+    for (int q = 0; q < Queries; ++q) {
+      const Vec<E> w = broadcast<E>(weight[q]);
+      NATTEN_UNROLL
+      for (int v = 0; v < Vectors; ++v) add_product<E>(sum[q][v], w, x[v]);
+    }
+  }
+}
 
 template <class E, int Queries, int Vectors>
 NATTEN_KERNEL void write_sums(const SumArgs<E>& a, int dim, const Vec<Sum<E>> (&sum)[Queries][Vectors]) {
@@ -103,6 +122,7 @@ NATTEN_KERNEL void sum_dims(const SumArgs<E>& a, int dim) {
         for (int column = end; column < a.end[q]; ++column) add_one(q, column);
     }
   }
+  sum_additional<E, Queries, Vectors>(a, dim, sum);
   write_sums<E, Queries, Vectors>(a, dim, sum);
 }
 
@@ -155,6 +175,7 @@ static void sum_small(const SumArgs<E>& a, int dim) {
       }
     }
   }
+  sum_additional<E, Queries, Vectors>(a, dim, sum);
   write_sums<E, Queries, Vectors>(a, dim, sum);
 }
 

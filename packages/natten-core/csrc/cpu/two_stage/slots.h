@@ -18,8 +18,13 @@ NATTEN_KERNEL void for_slot_vectors(int window, Body body) {
 template <class T, class Body>
 NATTEN_KERNEL void for_whole_window(const Sizes<T>& s, const Work& w, int r, bool forwards, Body body) {
   const int64_t* kernel = s.p.kernel;
+  const int additional = s.window - s.additional;  // where those of additional keys begin
   for (int i = 0; i < s.window; ++i) {
     const int whole = forwards ? i : s.window - 1 - i;
+    if (whole >= additional) {
+      body(w.window(r) + whole - additional, whole);
+      continue;
+    }
     const int row = whole / s.slots, j = whole % s.slots;
     const int z = row / static_cast<int>(kernel[kY]), y = row % static_cast<int>(kernel[kY]);
     const bool seen = z < w.group.z_keys && y < w.group.y_keys[r] && j < w.c.slots;
@@ -29,7 +34,7 @@ NATTEN_KERNEL void for_whole_window(const Sizes<T>& s, const Work& w, int r, boo
 
 template <class T>
 NATTEN_KERNEL bool is_whole(const Sizes<T>& s, const Work& w, int r) {
-  return w.group.window_rows(r) * w.c.slots == s.window;
+  return w.window(r) + s.additional == s.window;
 }
 
 // weights[slot][lane] of the work's query row r; lanes past the last query repeat it.
