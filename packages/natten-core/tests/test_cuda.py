@@ -173,10 +173,9 @@ def test_packed_values_and_gradients(family: str, case: Case, dtype: torch.dtype
 
 @pytest.fixture
 def _tf32_allowed() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    yield
-    torch.set_float32_matmul_precision(before)
+    with natten_tf32.precision():
+        natten_tf32.set_precision("high")
+        yield
 
 
 @runs(TABLE, [torch.float32], tf32=True)
@@ -200,10 +199,9 @@ def test_fp32_is_in_tf32_when_it_is_allowed_and_never_else(family: str, case: Ca
     settings = {**case.settings, "rpb": tensors["rpb"]}
     exact, _ = case.oracle({n: t.double().cpu() for n, t in tensors.items()})
     compiled = torch.compile(lambda *given: neighborhood_attention(*given, **settings, backend="cuda"), fullgraph=True)
-    before = torch.get_float32_matmul_precision()
-    try:
+    with natten_tf32.precision():
         for precision in ("highest", "high", "highest"):
-            torch.set_float32_matmul_precision(precision)
+            natten_tf32.set_precision(precision)
             output = neighborhood_attention(*main, **settings, backend="cuda")
             assert torch.equal(compiled(*main), output)
             error = relative_error(output.cpu(), exact)
@@ -214,11 +212,9 @@ def test_fp32_is_in_tf32_when_it_is_allowed_and_never_else(family: str, case: Ca
         leaves = [t.clone().requires_grad_() for t in main]
         output = neighborhood_attention(*leaves, **settings, backend="cuda")
         plain = torch.autograd.grad(output.sum(), leaves, retain_graph=True)
-        torch.set_float32_matmul_precision("high")
+        natten_tf32.set_precision("high")
         for one, other in zip(torch.autograd.grad(output.sum(), leaves), plain, strict=True):
             assert 0 < relative_error(one.cpu(), other.double().cpu()) < 2.0**-9
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @runs(SMALL_AND_LARGE, [torch.float32], tf32=True)
@@ -467,8 +463,8 @@ def test_explain() -> None:
     assert (explanation.backend, explanation.kernel) == ("cuda", "dense")
     single = explain(x.float(), x.float(), x.float(), 7)
     assert single.kernel == "simt"
-    assert single.passed_over[0] == ("dense", "it does not support a dtype other than fp16 and bf16")
-    assert "not cuda (dense): it does not support a dtype" in str(single)
+    assert single.passed_over[1] == ("band", "it does not support a dtype other than fp16 and bf16")
+    assert "not cuda (dense): it does not support maps of more than 64 tokens" in str(single)
     shifted = torch.randn(x.numel() + 1, device="cuda").bfloat16()[1:].view_as(x)
     explanation = explain(shifted, shifted, shifted, 7, dilation=2)
     assert explanation.kernel == "simt"
