@@ -44,6 +44,8 @@ ALLOWED = [
     (r"dense::backward_kernel<\w+, 32, 8, true>", 8, "168 registers, so that three blocks fit a multiprocessor"),
     (r"dense::backward_kernel<\w+, (64|128), 8, true>", 68, ALL),
     (r"simt::forward_kernel<simt::Variant<(half|bf16), 8, 4, false> >", 8, "168 registers, nvcc's choice on sm_80"),
+    (r"simt::forward_kernel<simt::Variant<double, 2, 2, false> >", 16, "168 registers, nvcc's choice on sm_120"),
+    (r"simt::spread_kernel<simt::Variant<double, 1, 1, true> >", 16, "96 registers, nvcc's choice on sm_120"),
 ]
 
 

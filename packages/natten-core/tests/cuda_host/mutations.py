@@ -27,6 +27,7 @@ import cuda_builder
 import torch
 from cuda_cases import NAMED, check, run
 from cuda_harness import Options
+from natten_cases import Case
 from test_two_stage import MORE, check_two_stage
 
 CUDA = cuda_builder.CSRC / "cuda"
@@ -57,18 +58,37 @@ class Setting(NamedTuple):
     cases: tuple[str, ...]
     without: str  # sources that these cases do not need
     where: str  # the mutants that these cases run over, as a regular expression of what `--list` prints
+    head_dim: int | None = None  # instead of the cases' own
 
 
-BAND, BOX = r"^band/", r"^(box/|band/(fragments|signals|backward_bias|backward_reduce)\.)"
-# Other head_dims and the other dtype are kernels of their own from the same lines. What is left out for them does not
-# depend on either: sums over grouped heads, and which steps of another sample have to be waited for.
-SAME = r"(?!.*(bar_sync\(1, (warps|tiles\.warps\(\)) \* 32\)|wait_before))"
+BAND_CASES = ("b-dilated-remainder", "b-grouped", "b-wide", "b-tall", "b-idle-warp", "b-many-samples")
+BOX_CASES = ("x-3d-7", "x-3d-dilated", "x-3d-wide", "x-3d-grouped", "x-3d-tall", "x-1d-dilated", "x-many-planes")
+NAMED.update({case.name: case for case in MORE})
+
+
+def band(head_dim: int, dtype: torch.dtype) -> Setting:
+    # With head_dim 16 a row is read as one matrix, the first, whose offset nothing is added to.
+    where = r"^band/(?!.*\(first \^ )" if head_dim == 16 else r"^band/"
+    return Setting("band", dtype, BAND_CASES, others(head_dim, dtype), where, head_dim)
+
+
+def box(head_dim: int, dtype: torch.dtype) -> Setting:
+    where = r"^(box/|band/(fragments|signals|backward_bias|backward_reduce)\.)"
+    return Setting("box", dtype, BOX_CASES, others(head_dim, dtype), where, head_dim)
+
+
+def others(head_dim: int, dtype: torch.dtype) -> str:
+    """The sources of other head_dims and dtypes."""
+    own = "half" if dtype is torch.float16 else "bf16"
+    return rf"_(?!{own})[a-z0-9]+_d\d+\.cu|_{own}_d(?!{head_dim}\.)\d+\.cu"
+
+
 SETTINGS = {
     "simt": Setting(
         "simt",
         torch.float32,
         ("2d-dilated-remainder", "2d-head-dim-32", "2d-head-dim-67"),
-        r"^(float16|bfloat16|float64)\.cu",
+        r"^(float16|bfloat16|float64|two_stage_\w+)\.cu",
         r"^simt/(?!two_stage)",
     ),
     "two-stage": Setting(
@@ -85,28 +105,15 @@ SETTINGS = {
         r"_half\.cu",
         r"^dense/",
     ),
-    "band": Setting(
-        "band",
-        torch.bfloat16,
-        ("b-dilated-remainder", "b-grouped", "b-wide", "b-tall", "b-idle-warp", "b-many-samples"),
-        r"_half_d\d+\.cu|_bf16_d(16|64|128)\.cu",
-        BAND,
-    ),
-    "box": Setting(
-        "box",
-        torch.bfloat16,
-        ("x-3d-7", "x-3d-dilated", "x-3d-wide", "x-3d-grouped", "x-3d-tall", "x-1d-dilated", "x-many-planes"),
-        r"_half_d\d+\.cu|_bf16_d(64|128)\.cu",
-        BOX,
-    ),
-    "band-16": Setting("band", torch.bfloat16, ("b-16",), r"_half_d\d+\.cu|_bf16_d(32|64|128)\.cu", BAND + SAME),
-    "band-64": Setting(
-        "band", torch.bfloat16, ("b-64", "b-1d-13"), r"_half_d\d+\.cu|_bf16_d(16|32|128)\.cu", BAND + SAME
-    ),
-    "band-128": Setting("band", torch.bfloat16, ("b-128",), r"_half_d\d+\.cu|_bf16_d(16|32|64)\.cu", BAND + SAME),
-    "band-half": Setting("band", torch.float16, ("b-13x17",), r"_bf16_d\d+\.cu|_half_d(16|64|128)\.cu", BAND + SAME),
-    "box-64": Setting("box", torch.bfloat16, ("x-3d-64",), r"_half_d\d+\.cu|_bf16_d(32|128)\.cu", SAME + BOX),
-    "box-128": Setting("box", torch.bfloat16, ("x-3d-128",), r"_half_d\d+\.cu|_bf16_d(32|64)\.cu", SAME + BOX),
+    "band": band(32, torch.bfloat16),
+    "box": box(32, torch.bfloat16),
+    # Other head_dims and the other dtype are kernels of their own from the same lines.
+    "band-16": band(16, torch.bfloat16),
+    "band-64": band(64, torch.bfloat16),
+    "band-128": band(128, torch.bfloat16),
+    "band-half": band(32, torch.float16),
+    "box-64": box(64, torch.bfloat16),
+    "box-128": box(128, torch.bfloat16),
 }
 
 
@@ -155,20 +162,27 @@ def write(chosen: list[Mutation], changed: Path) -> None:
 
 def runner(setting: Setting, changed: Path) -> tuple[ModuleType, Callable[[str], int]]:
     """The module with the switches, and what runs a case and returns its passes over shared memory."""
+
+    def case_of(name: str) -> Case:
+        case = NAMED[name]
+        if setting.head_dim is None:
+            return case
+        case = case._replace(name=f"{name}-of-{setting.head_dim}", head_dim=setting.head_dim)
+        return NAMED.setdefault(case.name, case)
+
     if setting.family == "two-stage":
         module = cuda_builder.two_stage_module(changed, setting.without)
 
-        cases = {**NAMED, **{case.name: case for case in MORE}}
-
         def two_stage(name: str) -> int:
-            check_two_stage(module, cases[name], setting.dtype, "contiguous")
+            check_two_stage(module, case_of(name), setting.dtype, "contiguous")
             return 0
 
         return module, two_stage
 
     def family(name: str) -> int:
         options = Options(changed=changed, without=setting.without, count_banks=True, multiprocessors=4)
-        check(NAMED[name], setting.dtype, run(setting.family, NAMED[name], setting.dtype, options=options), slack=1e-6)
+        found = run(setting.family, case_of(name), setting.dtype, options=options)
+        check(case_of(name), setting.dtype, found, slack=1e-6)
         return options.total_wavefronts
 
     return cuda_builder.family_module(setting.family, changed, setting.without), family
