@@ -2,8 +2,8 @@
 
     python mutations.py [--list] [--only TEXT] simt two-stage dense band box band-16 band-64 band-128 band-half ...
 
-The kernels of a setting are compiled once, with a switch at every such place (1 to 3 minutes on two cores); then each
-mutant runs a few cases (seconds). It is noticed if the emulator reports something, a result is wrong, or shared memory
+The kernels of a setting are compiled once, with a switch at every such place (about a minute); then each mutant runs
+a few cases (a second). It is noticed if the emulator reports something, a result is wrong, or shared memory
 is passed over more often than before.
 """
 
