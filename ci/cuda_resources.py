@@ -4,6 +4,7 @@ Spills are a failure, but for those in ALLOWED.
 
     python ci/cuda_resources.py                        all of them, for sm_80 and sm_90
     python ci/cuda_resources.py --arch 90 --only dense
+    python ci/cuda_resources.py --log build.txt        what a build with -DCMAKE_CUDA_FLAGS=-Xptxas=-v has said
 
 Shared memory is the static part. Blocks of more threads than the registers allow would not start: the table gives the
 most threads that one multiprocessor's 65536 registers hold.
@@ -41,6 +42,8 @@ ALLOWED = [
     (r"band::key_pass<\w+, band::KeyShape<2, true, 32>, .*, 32>", 32, TWO_BLOCKS),
     (r"dense::forward_kernel<(half|bf16), 32, 8>", 12, "128 registers, so that four blocks fit a multiprocessor"),
     (r"simt::forward_kernel<simt::Variant<(half|bf16), 8, 4, false> >", 8, "168 registers, nvcc's choice on sm_80"),
+    (r"simt::forward_kernel<simt::Variant<double, 2, 2, false> >", 16, "168 registers, nvcc's choice on sm_120"),
+    (r"simt::spread_kernel<simt::Variant<double, 1, 1, true> >", 16, "96 registers, nvcc's choice on sm_120"),
 ]
 
 
@@ -101,12 +104,15 @@ def allowed(name: str) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Prints the table; exits with 1 where a kernel spills more than it may."""
+    """Compiles, or reads, and reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=["80", "90"], metavar="N")
     parser.add_argument("--only", default="", metavar="TEXT", help="files whose path has this in it")
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--log", type=Path, metavar="FILE", help="compile nothing, read this")
     options = parser.parse_args(arguments)
+    if options.log:
+        return report(parse(options.log.read_text(), str(options.log)))
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         print("no nvcc on the PATH: nothing was checked")
@@ -115,8 +121,12 @@ def main(arguments: list[str] | None = None) -> int:
     # Tensor cores, and the instructions that go with them, begin with sm_80.
     jobs = [(s, arch) for s in sources for arch in options.arch if int(arch) >= 80 or "simt" in s.parts]
     with ThreadPoolExecutor(options.jobs) as pool:
-        reports = pool.map(lambda job: compile_one(nvcc, *job), jobs)
-        kernels = [kernel for report in reports for kernel in report]
+        compiled = pool.map(lambda job: compile_one(nvcc, *job), jobs)
+        return report([kernel for kernels in compiled for kernel in kernels])
+
+
+def report(kernels: list[Kernel]) -> int:
+    """Prints the table; 1 where a kernel spills more than it may."""
     names = readable([kernel.name for kernel in kernels])
     print(f"{'registers':>9} {'threads':>7} {'spilled':>7} {'stack':>6} {'shared':>6}  arch   kernel")
     for kernel, name in sorted(zip(kernels, names, strict=True), key=lambda row: (row[1], row[0].arch)):
@@ -124,7 +134,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{numbers}  {kernel.arch:<6} {name}")
     most = max((kernel.registers for kernel in kernels), default=0)
     spilling = sum(kernel.spilled > 0 for kernel in kernels)
-    print(f"{len(kernels)} kernels of {len(sources)} files, at most {most} registers, {spilling} spill")
+    print(f"{len(kernels)} kernels, at most {most} registers, {spilling} spill")
     over = [(k, name) for k, name in zip(kernels, names, strict=True) if k.spilled > allowed(name)]
     for kernel, name in over:
         print(f"spills {kernel.spilled} bytes, {allowed(name)} allowed: {kernel.arch} {name}")

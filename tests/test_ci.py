@@ -132,6 +132,15 @@ def test_spills_that_are_allowed(ci_script) -> None:
     assert all(spilled > 0 and reason for _, spilled, reason in resources.ALLOWED)
 
 
+def test_spills_in_what_a_build_has_said(ci_script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "build.txt"
+    log.write_text(PTXAS)
+    assert ci_script("cuda_resources").main(["--log", str(log)]) == 1
+    said = capsys.readouterr().out
+    assert "2 kernels, at most 255 registers, 1 spill" in said
+    assert "spills 20 bytes, 0 allowed: sm_90 second" in said
+
+
 def test_the_page_of_the_models_is_up_to_date(ci_script) -> None:
     script = ci_script("model_table")
     assert script.page() == script.PAGE.read_text(), "run `python ci/model_table.py --write`"

@@ -30,7 +30,6 @@ import natten_core
 from natten_core import _loader
 
 FAMILIES = ("dense", "band", "box", "simt")
-FORWARD_ONLY = {"box": "simt"}  # and the family that their problems' backward runs on
 
 
 def packed(problem: Problem) -> Any:
@@ -83,8 +82,6 @@ def measure(problem: Problem, names: list[str], families: bool, rounds: int, cop
     for mode in ("forward", "backward"):
         calls: dict[str, Callable[[], object]] = {}
         for contender, family in contenders:
-            if mode == "backward" and family in FORWARD_ONLY:
-                continue
             try:
                 call = contender.forward if mode == "forward" else family_backward(contender, family)
                 call()
@@ -104,7 +101,7 @@ def measure(problem: Problem, names: list[str], families: bool, rounds: int, cop
                 "problem": problem.name,
                 "describe": problem.describe(),
                 "mode": mode,
-                "kernel": chosen if mode == "forward" else FORWARD_ONLY.get(chosen, chosen),
+                "kernel": chosen,
                 "floor_us": floor,
                 "contenders": [
                     {

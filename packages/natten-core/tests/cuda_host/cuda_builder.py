@@ -76,6 +76,16 @@ def family_module(family: str, changed: Path | None = None, without: str = "") -
         raise error
 
 
+@lru_cache
+def two_stage_module(changed: Path | None = None, without: str = "") -> ModuleType:
+    """The extension module that runs the two-stage form of the family "simt"; arguments as of `family_module`."""
+    folder = CSRC / "cuda" / "simt"
+    sources = [HERE / "two_stage_module.cpp", *sorted(folder.glob("two_stage*.cu"))]
+    sources += [folder / "two_stage.cpp", folder / "tiling.cpp"]
+    chosen = [source for source in sources if not (without and re.search(without, source.name))]
+    return module("simt_two_stage", chosen, changed=changed)
+
+
 def module(
     name: str, sources: Sequence[Path], flags: dict[Path, list[str]] | None = None, changed: Path | None = None
 ) -> ModuleType:

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "cuda/device/fragments.h"
 #include "cuda/device/types.h"
@@ -94,8 +95,12 @@ inline float hi(uint32_t u) {
 inline uint32_t to_tf32(uint32_t bits) { return (bits & 0x7f800000u) == 0x7f800000u ? bits : bits + 0x1000u; }
 inline uint32_t to_tf32(float f) { return to_tf32(host::bits(f)); }
 // What a mutant has instead (mutations.py).
-inline uint32_t not_to_tf32(uint32_t bits) { return bits; }
-inline uint32_t not_to_tf32(float f) { return host::bits(f); }
+template <class T>
+uint32_t to_tf32_unless(bool left_out, T value) {
+  if (!left_out) return to_tf32(value);
+  if constexpr (std::is_same_v<T, float>) return host::bits(value);
+  return static_cast<uint32_t>(value);
+}
 
 inline float ex2(float x) { return host::approximate(std::exp2(host::flush(x))); }
 inline float lg2(float x) { return host::approximate(std::log2(host::flush(x))); }

@@ -8,9 +8,7 @@
 #include "cuda/band/backward_key_sums.h"
 #include "cuda/band/backward_ring.h"
 #include "cuda/box/backward_params.h"
-#include "cuda/box/bias.h"
-#include "cuda/box/stage.h"
-#include "cuda/box/tile.h"
+#include "cuda/box/block.h"
 
 namespace natten_core::cuda::box {
 
@@ -114,23 +112,17 @@ key_pass(const KeyPassParams<T> p) {
   if (part.y >= map.length[kY] || part.x >= map.length[kX] || part.unit >= part.unit_end) return;
 
   DEV_SMEM(shared);
-  const int warp = int(threadIdx.x >> 5), lane = int(threadIdx.x & 31), group = lane >> 2, quad_lane = lane & 3;
-  const Tiles tiles(p.cut, part);
-  const Stages<T, D> stages{shared, p.cut.stages, p.cut.stage_rows, p.cut.stage_columns};
-  const band::Signals signals{stages.statistics(stages.stages, 0)};
-  const uint32_t table = signals.base + band::kSignalBytes + kBiasMargin * 8;
+  const Block<T, D> block(p.cut, part, shared, true);
+  const auto& [warp, lane, group, quad_lane, tiles, stages, signals] = block;
+  const uint32_t table = block.table();
   const int kernel_y = map.kernel[kY], relative_rows = 2 * kernel_y - 1;
   if (threadIdx.x == 0) signals.start(tiles.warps());
-  const auto fill = [&](int head, int threads) {
-    fill_biases(table, map.kernel, p.rpb ? p.rpb + int64_t(head) * relative_positions(map.kernel) : nullptr,
-                1.f / p.scale, threads);
-  };
-  fill(key_head * p.group, int(blockDim.x));
+  block.fill(map.kernel, p.rpb, key_head * p.group, p.scale, int(blockDim.x));
   dev::syncthreads();
 
   const int first_row = band::seen_begin_y(flat(map), part.y);
   const int first_x = band::first_query_column(flat(map), part.x, S::kColumns);
-  if (warp == p.cut.tiles_x * p.cut.tiles_y) {
+  if (block.loads(p.cut)) {
     const int rows = band::seen_end_y(flat(map), part.y + (tiles.y - 1) * kTileY) - first_row;
     return load_queries<T, D>(p, part, stages, signals, key_head, first_row, rows, first_x);
   }
@@ -165,7 +157,7 @@ key_pass(const KeyPassParams<T> p) {
     for (int member = 0; member < p.group; ++member) {
       if (p.group > 1 && p.rpb && step > 0) {
         dev::bar_sync(1, tiles.warps() * 32);
-        fill(key_head * p.group + member, tiles.warps() * 32);
+        block.fill(map.kernel, p.rpb, key_head * p.group + member, p.scale, tiles.warps() * 32);
         dev::bar_sync(1, tiles.warps() * 32);
       }
       for (int z = first_z; z < end_z; ++z, ++step) {

@@ -7,9 +7,8 @@
 #include "cuda/band/backward_bias.h"
 #include "cuda/band/backward_ring.h"
 #include "cuda/box/backward_params.h"
-#include "cuda/box/bias.h"
+#include "cuda/box/block.h"
 #include "cuda/box/load_keys.h"
-#include "cuda/box/tile.h"
 
 namespace natten_core::cuda::box {
 
@@ -93,19 +92,16 @@ query_pass(const QueryPassParams<T> p) {
   }
 
   DEV_SMEM(shared);
-  const int warp = int(threadIdx.x >> 5), lane = int(threadIdx.x & 31), group = lane >> 2, quad_lane = lane & 3;
-  const Tiles tiles(p.cut, part);
-  const Stages<T, D> stages{shared, p.cut.stages, p.cut.stage_rows, p.cut.stage_columns};
-  const band::Signals signals{stages.end()};
-  const uint32_t biases_begin = signals.base + band::kSignalBytes, table = biases_begin + kBiasMargin * 8;
+  const Block<T, D> block(p.cut, part, shared, false);
+  const auto& [warp, lane, group, quad_lane, tiles, stages, signals] = block;
+  const uint32_t table = block.table();
   const int kernel_y = map.kernel[kY], relative_rows = 2 * kernel_y - 1;
   if (threadIdx.x == 0) signals.start(tiles.warps());
-  fill_biases(table, map.kernel, p.rpb ? p.rpb + int64_t(head) * entries : nullptr, 1.f / p.scale, int(blockDim.x));
+  block.fill(map.kernel, p.rpb, head, p.scale, int(blockDim.x));
   dev::syncthreads();
 
   const int first_row = start(map, kY, part.y), first_x = band::first_column(flat(map), part.x, S::kColumns);
-  if (warp == p.cut.tiles_x * p.cut.tiles_y)
-    return load_keys<T, D>(p, part, stages, signals, head / p.group, first_row, first_x);
+  if (block.loads(p.cut)) return load_keys<T, D>(p, part, stages, signals, head / p.group, first_row, first_x);
   if (warp >= tiles.warps()) return;
 
   const Tile at(part, tiles, warp, group);
@@ -123,8 +119,7 @@ query_pass(const QueryPassParams<T> p) {
                           shift == 0 && relative_row > 0,
                           p.grad_rpb != nullptr,
                           p.scale * band::kLog2e};
-  const uint32_t all_sums = biases_begin + uint32_t(bias_bytes(map.kernel)),
-                 one_sums = uint32_t(sums_bytes(map.kernel));
+  const uint32_t all_sums = block.end(map.kernel), one_sums = uint32_t(sums_bytes(map.kernel));
   if (tile.has_grad) {
     const uint32_t own = all_sums + uint32_t(warp) * one_sums;
     tile.sums.set(own, own + band::kScratchNext * 4, (2 * map.kernel[kZ] - 1) * relative_rows, map.kernel[kX], lane,

@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "cuda/band/backward.h"
 #include "cuda/box/backward.h"
@@ -18,28 +19,17 @@ void check(const char* reason) {
 
 bool is_empty(const Problem& problem) { return problem.batch == 0 || problem.heads == 0; }
 
-template <class T>
-void run_forward(const ForwardArgs& args, const Launch& launch) {
-  switch (padded(args.problem.head_dim)) {
-    case 32: return forward_dim<T, 32>(args, launch);
-    case 64: return forward_dim<T, 64>(args, launch);
-    default: return forward_dim<T, 128>(args, launch);
-  }
-}
-
-template <class T, int D>
-void run_passes(const BackwardArgs& args, const BackwardPlan& plan, void* workspace, const Launch& launch) {
-  query_pass_dim<T, D>(args, plan, workspace, launch);  // finds what the other reads
-  key_pass_dim<T, D>(args, plan, workspace, launch);
-}
-
-template <class T>
-void run_backward(const BackwardArgs& args, const BackwardPlan& plan, void* workspace, const Launch& launch) {
-  switch (padded(args.forward.problem.head_dim)) {
-    case 32: return run_passes<T, 32>(args, plan, workspace, launch);
-    case 64: return run_passes<T, 64>(args, plan, workspace, launch);
-    default: return run_passes<T, 128>(args, plan, workspace, launch);
-  }
+// Calls `use` with a value of the elements' type, and with the head_dim that kernels are made for as a constant.
+template <class Use>
+void for_kernels(const Problem& problem, const Use& use) {
+  const auto of = [&](auto element) {
+    switch (padded(problem.head_dim)) {
+      case 32: return use(element, std::integral_constant<int, 32>{});
+      case 64: return use(element, std::integral_constant<int, 64>{});
+      default: return use(element, std::integral_constant<int, 128>{});
+    }
+  };
+  problem.dtype == DType::kBFloat16 ? of(dev::bf16{}) : of(dev::half{});
 }
 
 }  // namespace
@@ -47,10 +37,7 @@ void run_backward(const BackwardArgs& args, const BackwardPlan& plan, void* work
 void forward(const ForwardArgs& args, const Launch& launch) {
   check(unsupported(args.problem, launch.architecture));
   if (is_empty(args.problem)) return;
-  if (args.problem.dtype == DType::kBFloat16)
-    run_forward<dev::bf16>(args, launch);
-  else
-    run_forward<dev::half>(args, launch);
+  for_kernels(args.problem, [&](auto element, auto dim) { forward_dim<decltype(element), dim()>(args, launch); });
 }
 
 size_t backward_workspace(const BackwardArgs& args) {
@@ -66,10 +53,10 @@ void backward(const BackwardArgs& args, void* workspace, const Launch& launch) {
   check(unsupported(args, launch.architecture));
   if (is_empty(problem)) return;
   const BackwardPlan plan = plan_backward(args, launch);
-  if (problem.dtype == DType::kBFloat16)
-    run_backward<dev::bf16>(args, plan, workspace, launch);
-  else
-    run_backward<dev::half>(args, plan, workspace, launch);
+  for_kernels(problem, [&](auto element, auto dim) {
+    query_pass_dim<decltype(element), dim()>(args, plan, workspace, launch);  // finds what the other reads
+    key_pass_dim<decltype(element), dim()>(args, plan, workspace, launch);
+  });
   if (!args.grad_rpb) return;
   const int64_t entries = problem.heads * relative_positions(plan.query.cut.kernel);
   band::reduce_chunks(

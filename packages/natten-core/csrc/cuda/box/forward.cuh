@@ -6,10 +6,8 @@
 #pragma once
 
 #include "cuda/band/fragments.h"
-#include "cuda/box/bias.h"
+#include "cuda/box/block.h"
 #include "cuda/box/load_keys.h"
-#include "cuda/box/stage.h"
-#include "cuda/box/tile.h"
 #include "cuda/device/primitives.h"
 
 namespace natten_core::cuda::box {
@@ -121,20 +119,16 @@ forward_kernel(const ForwardParams<T> p) {
   if (part.y >= map.length[kY] || part.x >= map.length[kX] || part.unit >= part.unit_end) return;
 
   DEV_SMEM(shared);
-  const int warp = int(threadIdx.x >> 5), lane = int(threadIdx.x & 31), group = lane >> 2, quad_lane = lane & 3;
-  const Tiles tiles(p.cut, part);
-  const Stages<T, D> stages{shared, p.cut.stages, p.cut.stage_rows, p.cut.stage_columns};
-  const band::Signals signals{stages.end()};
-  const uint32_t table = signals.base + band::kSignalBytes + kBiasMargin * 8;
+  const Block<T, D> block(p.cut, part, shared, false);
+  const auto& [warp, lane, group, quad_lane, tiles, stages, signals] = block;
+  const uint32_t table = block.table();
   const int kernel_y = map.kernel[kY], relative_rows = 2 * kernel_y - 1;
   if (threadIdx.x == 0) signals.start(tiles.warps());
-  fill_biases(table, map.kernel, p.rpb ? p.rpb + int64_t(head) * relative_positions(map.kernel) : nullptr,
-              1.f / p.scale, int(blockDim.x));
+  block.fill(map.kernel, p.rpb, head, p.scale, int(blockDim.x));
   dev::syncthreads();
 
   const int first_row = start(map, kY, part.y), first_x = band::first_column(flat(map), part.x, S::kColumns);
-  if (warp == p.cut.tiles_x * p.cut.tiles_y)
-    return load_keys<T, D>(p, part, stages, signals, head / p.group, first_row, first_x);
+  if (block.loads(p.cut)) return load_keys<T, D>(p, part, stages, signals, head / p.group, first_row, first_x);
   if (warp >= tiles.warps()) return;
 
   const Tile at(part, tiles, warp, group);
