@@ -1,8 +1,7 @@
-// Chooses the instruction set and the kernel family, cuts the problem, and runs the chunks.
+// Chooses the instruction set, cuts the problem, and runs the chunks.
 #include <stdexcept>
 
 #include "chunk_sums.h"
-#include "general/dispatch.h"
 #include "kernels.h"
 #include "parallel.h"
 
@@ -85,12 +84,6 @@ const TwoStageKernels& two_stage(const Problem& problem) {
   return active()->two_stage32;
 }
 
-// Halves are given to these kernels as fp32.
-const GeneralKernels& general(const Problem& problem) {
-  if (problem.element_bytes() < 4) throw std::invalid_argument("the general kernels need float32 or float64");
-  return problem.is_double() ? active()->general64 : active()->general32;
-}
-
 // Work is called with each chunk and the scratch memory of its thread.
 template <class Work>
 void run_chunks(const Problem& problem, const Plan& plan, int64_t scratch_bytes, Work work) {
@@ -144,14 +137,11 @@ void set_isa(const std::string& name) {
 // divided by the scale.
 bool is_paired(const Problem& p) {
   const bool two_rows = p.kernel[kY] - (p.causal[kY] ? p.stride[kY] - 1 : 0) > 1;
-  return p.dtype == DType::kBFloat16 && active()->bf16_pairs.forward && is_fused(p) && two_rows && p.scale > 1e-20;
+  return p.dtype == DType::kBFloat16 && active()->bf16_pairs.forward && two_rows && p.scale > 1e-20;
 }
-
-bool is_fused(const Problem& p) { return true; }
 
 void forward(const ForwardArgs& args) {
   const Problem& problem = args.problem;
-  if (!is_fused(problem)) return general_forward(general(problem), args);
   const TypedKernels& kernels = typed(problem);
   const Plan plan = make_plan(problem, kernels.lanes, active()->rows_per_block, false);
   run_chunks(problem, plan, kernels.forward_scratch_bytes(problem, plan),
@@ -160,7 +150,6 @@ void forward(const ForwardArgs& args) {
 
 void backward(const BackwardArgs& args) {
   const Problem& problem = args.forward.problem;
-  if (!is_fused(problem)) return general_backward(general(problem), args);
   const TypedKernels& kernels = typed(problem);
   const Plan plan = make_plan(problem, kernels.lanes, active()->rows_per_block, true);
   run_with_sums(
@@ -170,7 +159,6 @@ void backward(const BackwardArgs& args) {
 }
 
 void qk(const QkArgs& args) {
-  if (!is_fused(args.problem)) return general_qk(general(args.problem), args);
   const TwoStageWork work(args.problem, TwoStagePass::kQk);
   run_chunks(args.problem, work.plan, work.scratch_bytes,
              [&](int64_t, const Chunk& chunk, char* mine) { work.kernels.qk(args, work.plan, chunk, mine); });
@@ -178,7 +166,6 @@ void qk(const QkArgs& args) {
 
 void qk_backward(const QkBackwardArgs& args) {
   const Problem& problem = args.forward.problem;
-  if (!is_fused(problem)) return general_qk_backward(general(problem), args);
   const TwoStageWork work(problem, TwoStagePass::kQkBackward);
   run_with_sums(problem, work.plan, work.scratch_bytes, {args.grad_rpb, &args.grad_additional_key, nullptr},
                 [&](const Chunk& chunk, char* mine, const ChunkSums& sums) {
@@ -187,7 +174,6 @@ void qk_backward(const QkBackwardArgs& args) {
 }
 
 void av(const AvArgs& args) {
-  if (!is_fused(args.problem)) return general_av(general(args.problem), args);
   const TwoStageWork work(args.problem, TwoStagePass::kAv);
   run_chunks(args.problem, work.plan, work.scratch_bytes,
              [&](int64_t, const Chunk& chunk, char* mine) { work.kernels.av(args, work.plan, chunk, mine); });
@@ -195,7 +181,6 @@ void av(const AvArgs& args) {
 
 void av_backward(const AvBackwardArgs& args) {
   const Problem& problem = args.forward.problem;
-  if (!is_fused(problem)) return general_av_backward(general(problem), args);
   const TwoStageWork work(problem, TwoStagePass::kAvBackward);
   run_with_sums(problem, work.plan, work.scratch_bytes, {nullptr, nullptr, &args.grad_additional_value},
                 [&](const Chunk& chunk, char* mine, const ChunkSums& sums) {
