@@ -31,10 +31,18 @@ def test_every_value_is_widened_and_rounded_exactly(dtype, head_dim):
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(
-    ("spatial", "kernel_size", "dilation", "head_dim"),
-    [((57,), 5, 3, 24), ((14, 23), 7, (2, 1), 32), ((9, 150), (3, 7), (1, 2), 7), ((5, 9, 11), (3, 3, 5), 1, 17)],
+    ("spatial", "kernel_size", "dilation", "head_dim", "window"),
+    [
+        ((57,), 5, 3, 24, {}),
+        ((14, 23), 7, (2, 1), 32, {}),
+        ((9, 150), (3, 7), (1, 2), 7, {}),
+        ((5, 9, 11), (3, 3, 5), 1, 17, {}),
+        ((14, 23), 7, (2, 1), 32, {"is_causal": True}),
+        ((19, 23), (4, 6), 1, 16, {"stride": (4, 3), "is_causal": (True, False)}),
+        ((5, 9, 11), (3, 4, 5), 1, 17, {"stride": (1, 2, 3), "is_causal": (True, True, False)}),
+    ],
 )
-def test_results_are_those_of_fp32_rounded(dtype, spatial, kernel_size, dilation, head_dim):
+def test_results_are_those_of_fp32_rounded(dtype, spatial, kernel_size, dilation, head_dim, window):
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(2, *spatial, 3, 3, head_dim, generator=generator).to(dtype).requires_grad_()
     kernel = (kernel_size,) * len(spatial) if isinstance(kernel_size, int) else kernel_size
@@ -43,7 +51,8 @@ def test_results_are_those_of_fp32_rounded(dtype, spatial, kernel_size, dilation
     packed_op = getattr(natten_core, f"na{len(spatial)}d_qkvpacked")
 
     def run(qkv, grad):
-        output, lse = packed_op(qkv, kernel_size, dilation=dilation, rpb=rpb, return_lse=True, backend="cpu")
+        settings = {"dilation": dilation, "rpb": rpb, "return_lse": True, **window}
+        output, lse = packed_op(qkv, kernel_size, **settings, backend="cpu")
         return output, lse, *torch.autograd.grad(output, (qkv, rpb), grad)
 
     half = run(qkv, grad)

@@ -56,7 +56,7 @@ template <class E, Reach Kind>
 NATTEN_KERNEL Vec<E> reach(const ScoreArgs<E>& a, const E* key) {
   if constexpr (Kind == Reach::kRegular) return load<E>(key);
   if constexpr (Kind == Reach::kUniform) return broadcast<E>(*key);
-  if constexpr (Kind == Reach::kPermute) return permute<E>(load<E>(key), a.offset);
+  if constexpr (Kind == Reach::kPermute) return gather<E>(key, a.offset);
   return a.uniform ? broadcast<E>(key[a.shared]) : load<E>(key - a.shift);
 }
 

@@ -142,7 +142,7 @@ NATTEN_KERNEL Vec<T> vmax(Vec<T> a, Vec<T> b) {
 #endif
 }
 
-// lane l of the result is lane offset[l] of v.
+// Lane l of the result is lane offset[l] of v.
 template <class T>
 NATTEN_KERNEL Vec<T> permute(Vec<T> v, IntVec<T> offset) {
 #if defined(__clang__)
@@ -160,6 +160,17 @@ NATTEN_KERNEL Vec<T> permute(Vec<T> v, IntVec<T> offset) {
 #else
   return __builtin_shuffle(v, offset);
 #endif
+}
+
+// Lane l of the result is p[offset[l]], with offsets of a vector at most.
+template <class T>
+NATTEN_KERNEL Vec<T> gather(const T* p, IntVec<T> offset) {
+#if defined(__x86_64__) && !defined(__AVX2__)
+  // SSE2 has no such permutation, and what takes its place goes through memory.
+  if constexpr (kLanes<T> == 4) return Vec<T>{p[offset[0]], p[offset[1]], p[offset[2]], p[offset[3]]};
+  if constexpr (kLanes<T> == 2) return Vec<T>{p[offset[0]], p[offset[1]]};
+#endif
+  return permute<T>(load<T>(p), offset);
 }
 
 }  // namespace natten_core::cpu::NATTEN_ISA

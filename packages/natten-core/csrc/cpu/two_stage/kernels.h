@@ -1,4 +1,4 @@
-// The two stages of the plain problems, those that the fused kernel takes as well. Compiled from its parts.
+// The two stages of the problems that the fused kernel takes as well. Compiled from its parts.
 #pragma once
 
 #include "../plan.h"
