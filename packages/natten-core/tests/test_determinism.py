@@ -29,12 +29,18 @@ CALLS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
     "2d-dilated": (na2d, (30, 29), {"kernel_size": 5, "dilation": (4, 5)}),
     "3d": (na3d, (7, 8, 9), {"kernel_size": 3, "dilation": (2, 1, 1)}),
     "2d-shared": (na2d, (60, 29), {"kernel_size": 5}),
-    "1d-shared-dilated": (na1d, (1030,), {"kernel_size": 9, "dilation": 2}),
+    "1d-shared-dilated-additional": (na1d, (1030,), {"kernel_size": 9, "dilation": 2}),
     "1d-causal": (na1d, (301,), {"kernel_size": 17, "is_causal": True}),
+    "2d-shared-strided-causal-additional": (
+        na2d,
+        (70, 19),
+        {"kernel_size": 5, "stride": (2, 3), "is_causal": (True, False)},
+    ),
     "2d-causal": (na2d, (60, 29), {"kernel_size": 5, "is_causal": True}),
-    "2d-shared-strided-causal": (na2d, (70, 19), {"kernel_size": 5, "stride": (2, 3), "is_causal": (True, False)}),
     "2d-strided": (na2d, (60, 29), {"kernel_size": 5, "stride": (3, 2)}),
     "3d-strided-causal": (na3d, (27, 6, 7), {"kernel_size": 3, "stride": 2, "is_causal": (True, False, False)}),
+    "2d-strided-additional": (na2d, (60, 29), {"kernel_size": 5, "stride": (3, 2)}),
+    "1d-causal-additional": (na1d, (301,), {"kernel_size": 17, "is_causal": True}),
 }
 
 
@@ -47,7 +53,7 @@ def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype) -> None:
     v, grad = (torch.randn(2, *spatial, n, head_dim_v).to(dtype) for n in (2, heads))
     rpb = torch.randn(heads, *(2 * settings["kernel_size"] - 1 for _ in spatial), dtype=dtype, requires_grad=True)
     inputs = [*(t.requires_grad_() for t in (q, k, v)), rpb]
-    if "strided" in name or "dilated" in name:
+    if "additional" in name:
         more = [torch.randn(2, 5, 2, n).to(dtype).requires_grad_() for n in (8, head_dim_v)]
         settings = {**settings, "additional_keys": more[0], "additional_values": more[1]}
         inputs += more

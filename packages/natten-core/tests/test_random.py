@@ -63,26 +63,26 @@ class Run(NamedTuple):
 
 
 @st.composite
-def runs(draw: Any, plain: bool) -> Run:
-    rank = draw(st.integers(1, 3))
+def runs(draw: Any, alike: bool) -> Run:
+    """`alike`: heads and head_dims, so that one projection could hold query, key and value."""
+    rank, sliding = draw(st.integers(1, 3)), alike and draw(st.booleans())
     axes = []
     for _ in range(rank):
         kernel = draw(st.integers(1, WIDEST[rank]))
         dilation = draw(st.integers(1, min(5, LONGEST[rank] // kernel)))
         length = draw(st.integers(kernel * dilation, LONGEST[rank]))
-        stride = 1 if plain else draw(st.integers(1, kernel))
-        axes.append((length, kernel, dilation, stride, not plain and draw(st.booleans())))
+        stride = 1 if sliding else draw(st.integers(1, kernel))
+        axes.append((length, kernel, dilation, stride, not sliding and draw(st.booleans())))
     lengths, kernels, dilations, strides, causal = map(tuple, zip(*axes, strict=True))
     heads_kv, head_dim = draw(st.integers(1, 3)), draw(st.integers(1, 20) | st.sampled_from([32, 33, 64, 67, 150]))
-    alike = plain and draw(st.booleans())  # so that one projection could hold them
     scale = draw(st.none() | st.floats(-2, 2).map(lambda factor: factor * head_dim**-0.5))
     case = Case(
         name=f"random-{draw(st.integers(0, 1 << 20))}",
         spatial=lengths,
         kernel_size=kernels,
         dilation=dilations,
-        stride=None if plain else strides,
-        is_causal=None if plain else causal,
+        stride=strides,
+        is_causal=causal,
         batch=draw(st.integers(1, 2)),
         heads=heads_kv * (1 if alike else draw(st.integers(1, 3))),
         heads_kv=heads_kv,
@@ -218,13 +218,13 @@ def hold_two_stage(run: Run, backend: str) -> None:
 
 
 @random_problems
-@given(run=runs(plain=False))
+@given(run=runs(alike=False))
 def test_reference(run: Run) -> None:
     hold_attention(run, "reference")
 
 
 @random_problems
-@given(run=runs(plain=False))
+@given(run=runs(alike=False))
 def test_two_stage_reference(run: Run) -> None:
     hold_two_stage(run, "reference")
 
@@ -232,15 +232,15 @@ def test_two_stage_reference(run: Run) -> None:
 @pytest.mark.kernels
 @pytest.mark.usefixtures("kernels")
 @random_problems
-@given(run=runs(plain=True))
-def test_kernels_of_plain_problems(run: Run) -> None:
+@given(run=runs(alike=True))
+def test_kernels_on_one_projection(run: Run) -> None:
     hold_attention(run, "cpu")
 
 
 @pytest.mark.kernels
 @pytest.mark.usefixtures("kernels")
 @random_problems
-@given(run=runs(plain=False))
+@given(run=runs(alike=False))
 def test_kernels(run: Run) -> None:
     hold_attention(run, "cpu")
 
@@ -248,6 +248,6 @@ def test_kernels(run: Run) -> None:
 @pytest.mark.kernels
 @pytest.mark.usefixtures("kernels")
 @random_problems
-@given(run=runs(plain=False))
+@given(run=runs(alike=False))
 def test_two_stage_kernels(run: Run) -> None:
     hold_two_stage(run, "cpu")
