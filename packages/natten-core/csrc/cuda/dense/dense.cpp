@@ -66,7 +66,7 @@ bool is_empty(const Problem& problem) { return problem.heads == 0 || maps_of(pro
 
 void forward(const ForwardArgs& args, const Launch& launch) {
   const Problem& problem = args.problem;
-  check(unsupported(args));
+  check(unsupported(args, launch.architecture));
   if (is_empty(problem)) return;
   ForwardParams params = params_of(args);
   const Size size = size_of(problem);
@@ -86,7 +86,7 @@ size_t backward_workspace(const BackwardArgs& args) {
 
 void backward(const BackwardArgs& args, void* workspace, const Launch& launch) {
   const Problem& problem = args.forward.problem;
-  check(unsupported(args));
+  check(unsupported(args, launch.architecture));
   if (is_empty(problem)) return;
   BackwardParams params = {};
   params.forward = params_of(args.forward);

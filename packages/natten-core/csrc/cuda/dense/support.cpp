@@ -29,7 +29,10 @@ constexpr char kWide[] = "a sample of 2 GiB or more";
 
 }  // namespace
 
-const char* unsupported(const Problem& problem) {
+const char* unsupported(const Problem& problem) { return unsupported(problem, Launch{}.architecture); }
+
+const char* unsupported(const Problem& problem, int architecture) {
+  static_cast<void>(architecture);
   if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16) return "a dtype other than fp16 and bf16";
   if (problem.head_dim > 128 || problem.head_dim_v > 128) return "head_dim above 128";
   if (problem.head_dim % 8 || problem.head_dim_v % 8) return "head_dim not a multiple of 8";
@@ -47,9 +50,9 @@ const char* unsupported(const Problem& problem) {
   return nullptr;
 }
 
-const char* unsupported(const ForwardArgs& args) {
+const char* unsupported(const ForwardArgs& args, int architecture) {
   const Problem& problem = args.problem;
-  if (const char* reason = unsupported(problem)) return reason;
+  if (const char* reason = unsupported(problem, architecture)) return reason;
   for (const Tensor* tensor : {&args.query, &args.key, &args.value, &args.output}) {
     if (!copies_rows(*tensor, problem)) return kUnaligned;
     if (!is_compact(*tensor, problem, 2)) return kWide;
@@ -57,9 +60,9 @@ const char* unsupported(const ForwardArgs& args) {
   return args.lse.data && !is_compact(args.lse, problem, 4) ? kWide : nullptr;
 }
 
-const char* unsupported(const BackwardArgs& args) {
+const char* unsupported(const BackwardArgs& args, int architecture) {
   const Problem& problem = args.forward.problem;
-  if (const char* reason = unsupported(args.forward)) return reason;
+  if (const char* reason = unsupported(args.forward, architecture)) return reason;
   for (const Tensor* tensor : {&args.grad_output, &args.grad_query, &args.grad_key, &args.grad_value}) {
     if (!copies_rows(*tensor, problem)) return kUnaligned;
     if (!is_compact(*tensor, problem, 2)) return kWide;
