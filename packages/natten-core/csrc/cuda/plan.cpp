@@ -20,7 +20,7 @@ constexpr char kNoTf32[] =
 
 // Whether the family multiplies fp32 on tensor cores, which take it in TF32.
 bool in_tf32(Family family, const Problem& problem) {
-  return problem.dtype == DType::kFloat32 && family == Family::kDense;
+  return problem.dtype == DType::kFloat32 && (family == Family::kDense || family == Family::kBand);
 }
 
 const char* device_reason(Family family, const Problem& problem, const Facts& facts) {

@@ -36,10 +36,10 @@ struct BackwardRing {
 template <class T, int D>
 DEV_FN void multiply_rows_from(float (&sum)[4], const float (&start)[4], const RowPair<D>& rows,
                                const RowWords<D>& key) {
-  dev::mma<T>(sum, rows.step[0], factor<T>(key.word[0]), factor<T>(key.word[1]), start);
+  dev::mma<T>(sum, rows.step[0], factor_word<T>(key.word[0]), factor_word<T>(key.word[1]), start);
 #pragma unroll
   for (int s = 1; s < D / 16; ++s)
-    dev::mma<T>(sum, rows.step[s], factor<T>(key.word[2 * s]), factor<T>(key.word[2 * s + 1]));
+    dev::mma<T>(sum, rows.step[s], factor_word<T>(key.word[2 * s]), factor_word<T>(key.word[2 * s + 1]));
 }
 
 // The product of each of the rows of half `h` with the row of another tensor that its lanes hold. The lanes of a quad

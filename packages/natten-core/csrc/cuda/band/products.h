@@ -42,14 +42,14 @@ DEV_FN void add_tile(float (&sum)[D / 8][4], const float (&factor)[4], uint32_t 
   if constexpr (dev::is_16_bit<T>) {
     add_product<T, D>(sum, Factor<T>(factor), at, offsets.single);
   } else {
-    const uint32_t a[4] = {dev::to_tf32(factor[0]), dev::to_tf32(factor[2]), dev::to_tf32(factor[1]),
-                           dev::to_tf32(factor[3])};
+    const uint32_t a[4] = {factor_word<T>(bits_of(factor[0])), factor_word<T>(bits_of(factor[2])),
+                           factor_word<T>(bits_of(factor[1])), factor_word<T>(bits_of(factor[3]))};
 #pragma unroll
     for (int d = 0; d < D / 32; ++d) {
       const auto even = dev::lds<dev::u128>(at + offsets.even + uint32_t(d * 128));
       const auto odd = dev::lds<dev::u128>(at + offsets.odd + uint32_t(d * 128));
 #pragma unroll
-      for (int i = 0; i < 4; ++i) dev::mma<T>(sum[d * 4 + i], a, even[i], odd[i]);
+      for (int i = 0; i < 4; ++i) dev::mma<T>(sum[d * 4 + i], a, factor_word<T>(even[i]), factor_word<T>(odd[i]));
     }
   }
 }
