@@ -93,6 +93,9 @@ inline float hi(uint32_t u) {
 // Nothing is cut off: the product does that. nvcc makes the same of it.
 inline uint32_t to_tf32(uint32_t bits) { return (bits & 0x7f800000u) == 0x7f800000u ? bits : bits + 0x1000u; }
 inline uint32_t to_tf32(float f) { return to_tf32(host::bits(f)); }
+// What a mutant has instead (mutations.py).
+inline uint32_t not_to_tf32(uint32_t bits) { return bits; }
+inline uint32_t not_to_tf32(float f) { return host::bits(f); }
 
 inline float ex2(float x) { return host::approximate(std::exp2(host::flush(x))); }
 inline float lg2(float x) { return host::approximate(std::log2(host::flush(x))); }
