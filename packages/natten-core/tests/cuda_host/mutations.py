@@ -1,6 +1,6 @@
 """Takes one barrier, wait, commit, swizzle or conversion out of the kernels at a time: would the tests notice?
 
-    python mutations.py [--list] [--only TEXT] simt dense dense-tf32 band box band-16 band-64 band-128 ...
+    python mutations.py [--list] [--only TEXT] simt dense dense-tf32 band band-tf32 box band-16 band-64 ...
 
 Each mutant is compiled and run on a few cases. It is noticed if the emulator reports something, a result is wrong, or
 shared memory is passed over more often than before.
@@ -31,6 +31,7 @@ _CALL = re.compile(
 )
 _XOR = re.compile(r" \^ ")
 _CONVERSION = re.compile(r"dev::to_tf32\(")
+_UNCUT = re.compile(r" \* kUncut")
 
 
 class Setting(NamedTuple):
@@ -76,7 +77,13 @@ SETTINGS = {
         "band",
         torch.bfloat16,
         ("b-dilated-remainder", "b-grouped", "b-wide", "b-tall", "b-idle-warp", "b-many-samples"),
-        r"_half_d\d+\.cu|_bf16_d(16|64|128)\.cu",
+        r"_(half|tf32)_d\d+\.cu|_bf16_d(16|64|128)\.cu",
+    ),
+    "band-tf32": Setting(
+        "band",
+        torch.float32,
+        ("b-dilated-remainder", "b-grouped", "b-wide", "b-tall", "b-idle-warp", "b-many-samples", "b-64"),
+        r"_(half|bf16)_d\d+\.cu",
     ),
     "box": Setting(
         "box",
@@ -86,10 +93,12 @@ SETTINGS = {
         borrowed=BORROWED,
     ),
     # Other head_dims and the other dtype: kernels of their own, from the same lines.
-    "band-16": Setting("band", torch.bfloat16, ("b-16",), r"_half_d\d+\.cu|_bf16_d(32|64|128)\.cu", SHARED),
-    "band-64": Setting("band", torch.bfloat16, ("b-64", "b-1d-13"), r"_half_d\d+\.cu|_bf16_d(16|32|128)\.cu", SHARED),
-    "band-128": Setting("band", torch.bfloat16, ("b-128",), r"_half_d\d+\.cu|_bf16_d(16|32|64)\.cu", SHARED),
-    "band-half": Setting("band", torch.float16, ("b-13x17",), r"_bf16_d\d+\.cu|_half_d(16|64|128)\.cu", SHARED),
+    "band-16": Setting("band", torch.bfloat16, ("b-16",), r"_(half|tf32)_d\d+\.cu|_bf16_d(32|64|128)\.cu", SHARED),
+    "band-64": Setting(
+        "band", torch.bfloat16, ("b-64", "b-1d-13"), r"_(half|tf32)_d\d+\.cu|_bf16_d(16|32|128)\.cu", SHARED
+    ),
+    "band-128": Setting("band", torch.bfloat16, ("b-128",), r"_(half|tf32)_d\d+\.cu|_bf16_d(16|32|64)\.cu", SHARED),
+    "band-half": Setting("band", torch.float16, ("b-13x17",), r"_(bf16|tf32)_d\d+\.cu|_half_d(16|64|128)\.cu", SHARED),
     "box-64": Setting("box", torch.bfloat16, ("x-3d-64",), r"_half_d\d+\.cu|_bf16_d(32|128)\.cu", SHARED, BORROWED),
     "box-128": Setting("box", torch.bfloat16, ("x-3d-128",), r"_half_d\d+\.cu|_bf16_d(32|64)\.cu", SHARED, BORROWED),
 }
@@ -117,6 +126,8 @@ def mutations(name: str) -> Iterator[Mutation]:
                 yield Mutation(path, number, line, line[: found.start()] + " + 0 * " + line[found.end() :])
             for found in _CONVERSION.finditer(code) if torch.float32 in setting.dtypes else ():
                 yield Mutation(path, number, line, line[: found.start()] + "dev::not_to_tf32(" + line[found.end() :])
+            for found in _UNCUT.finditer(code) if torch.float32 in setting.dtypes else ():
+                yield Mutation(path, number, line, line[: found.start()] + line[found.end() :])
 
 
 def outcome(setting: Setting, changed: Path | None, before: dict[str, int]) -> str:

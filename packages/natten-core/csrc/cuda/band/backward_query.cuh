@@ -237,11 +237,7 @@ query_pass(const QueryPassParams<T> p) {
           {factors<T>(f.query[0]), factors<T>(f.query[1])}, {factors<T>(f.grad[0]), factors<T>(f.grad[1])}, {}, {}};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        float delta;
-        if constexpr (dev::is_16_bit<T>)
-          delta = own_product<T, D>(q.grad, f.output[h], h, lane);
-        else
-          delta = own_product(f.grad[h], f.output[h]);
+        const float delta = own_product<T>(q.grad, f.output[h], h, lane);
         q.delta[2 * h] = dev::shfl(number, (lane & 28) | 2 | h) - delta;
         q.delta[2 * h + 1] = distinct(q.delta[2 * h]);
         q.lse[h] = dev::shfl(number, (lane & 28) | h) * -kLog2e;

@@ -42,23 +42,23 @@ DEV_FN void multiply_rows_from(float (&sum)[4], const float (&start)[4], const R
     dev::mma<T>(sum, rows.step[s], factor_word<T>(key.word[2 * s]), factor_word<T>(key.word[2 * s + 1]));
 }
 
-// The product of each of the rows of half `h` with the row of another tensor that its lanes hold. The lanes of a quad
-// find those with the rows of all 8; that with its own is in one of them.
+// The product of each of the rows of half `h` with the row of another tensor that its lanes hold.
 template <class T, int D>
 DEV_FN float own_product(const RowPair<D>& rows, const RowWords<D>& other, int h, int lane) {
-  float products[4] = {};
-  multiply_rows<T, D>(products, rows, other);
-  return dev::shfl(lane & 4 ? products[2 * h + 1] : products[2 * h], (lane & 28) | (lane >> 3));
-}
-
-// The product of two rows of fp32 that the lanes of a quad hold.
-template <int D>
-DEV_FN float own_product(const RowWords<D>& row, const RowWords<D>& other) {
-  float product = 0.f;
+  if constexpr (dev::is_16_bit<T>) {
+    // The lanes of a quad find those with the rows of all 8; that with its own is in one of them.
+    float products[4] = {};
+    multiply_rows<T, D>(products, rows, other);
+    return dev::shfl(lane & 4 ? products[2 * h + 1] : products[2 * h], (lane & 28) | (lane >> 3));
+  } else {
+    // The other row in fp32, the factors cut off as in other products of them, so that their errors cancel.
+    float product = 0.f;
 #pragma unroll
-  for (int i = 0; i < D / 8; ++i) product = dev::fma(float_of(row.word[i]), float_of(other.word[i]), product);
-  product += dev::shfl_xor(product, 1);
-  return product + dev::shfl_xor(product, 2);
+    for (int i = 0; i < D / 8; ++i)
+      product = dev::fma(float_of(rows.step[i / 2][i % 2 * 2 + h] & 0xffffe000u), float_of(other.word[i]), product);
+    product += dev::shfl_xor(product, 1);
+    return product + dev::shfl_xor(product, 2);
+  }
 }
 
 // A copy that the compiler takes for another value: else it makes an accumulator's start anew from one register each

@@ -30,7 +30,7 @@ struct ForwardShape {
   static constexpr int kMaxRows = (D <= 64 ? 16 : 8) / kTiles / 2 * 2;
   static constexpr int kChunks = (kKeyRows + kMaxRows - 1) / kMaxRows;
   static constexpr int kChunkRows = (kKeyRows / 2 + kChunks - 1) / kChunks * 2;
-  static constexpr int kBlocks = D <= 32 && K <= (dev::is_16_bit<T> ? 7 : 3) ? 2 : 1;  // of a multiprocessor, at least
+  static constexpr int kBlocks = kHalves<T, D> <= 32 && K <= 7 ? 2 : 1;  // of a multiprocessor, at least
   using Table = BiasTable<K, kTiles>;
 
   static int shared_bytes(const Cut& cut) {

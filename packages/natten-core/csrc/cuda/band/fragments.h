@@ -122,8 +122,8 @@ DEV_FN float float_of(uint32_t bits) {
 }
 
 // A word as a factor. Products cut tf32 off after 10 bits of its fraction: multiplied by this before, it is as much too
-// large as too small on average, by up to 0.64 of the last bit where rounding (dev::to_tf32) would leave 0.5. But that is
-// one instruction, and the result may be in any register; rounding takes a comparison, an addition, and a copy where
+// large as too small on average, by up to 0.64 of the last bit where rounding (dev::to_tf32) would leave 0.5. But that
+// is one instruction, and the result may be in any register; rounding takes a comparison, an addition, and a copy where
 // operands of a product must be neighbours. What is a tf32 already stays the same, as do infinity and NaN.
 constexpr float kUncut = 1.f + 0.72f / 2048;
 
