@@ -84,6 +84,7 @@ SETTINGS = {
         torch.float32,
         ("b-dilated-remainder", "b-grouped", "b-wide", "b-tall", "b-idle-warp", "b-many-samples", "b-64"),
         r"_(half|bf16)_d\d+\.cu",
+        r"^(?!.*d & 3\) << 5)",  # where ldmatrix finds 16-bit rows
     ),
     "box": Setting(
         "box",
