@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-
-import natten_core
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/reference/features.md").read_text()
@@ -17,15 +13,6 @@ CUDA = ROOT / "packages/natten-core/csrc/cuda"
 FEATURES, REFUSALS = (
     [line for line in part.splitlines() if line.startswith("| ")][2:] for part in PAGE.split("## What is refused")
 )
-
-X = torch.zeros(1, 8, 9, 4, 6)
-BEYOND_FUSED: list[dict[str, Any]] = [
-    {"stride": 2},
-    {"is_causal": (False, True)},
-    {"key": X[..., :2, :], "value": X[..., :2, :]},
-    {"value": X[..., :4]},
-    {"additional_keys": X[:, 0, :5], "additional_values": X[:, 0, :5]},
-]
 
 
 def refusals(kernels: str) -> set[str]:
@@ -45,16 +32,6 @@ def test_every_test_that_is_named_exists() -> None:
     for file, name in named:
         source = (ROOT / "packages/natten-core/tests" / file).read_text()
         assert f"\ndef {name}(" in source, f"{file} has no {name}"
-
-
-def test_what_the_fused_cpu_kernels_refuse_is_what_explain_says() -> None:
-    if natten_core.build_info()["missing"] is not None:
-        pytest.skip("no compiled kernels")
-    found = [natten_core.explain(**{"query": X, "key": X, "value": X, "kernel_size": 3, **one}) for one in BEYOND_FUSED]
-    assert all(one.kernel.startswith("general") for one in found)
-    assert {f"it does not support {reason}" for reason in refusals("cpu fused")} == {
-        reason for one in found for name, reason in one.passed_over if name == "fused"
-    }
 
 
 @pytest.mark.parametrize("family", ["dense", "band", "box", "simt"])

@@ -26,8 +26,7 @@ function(natten_compile_options target)
   endif()
 endfunction()
 
-add_library(natten_cpu OBJECT csrc/cpu/dispatch.cpp csrc/cpu/plan.cpp csrc/cpu/general/dispatch.cpp
-                              csrc/cpu/general/plan.cpp)
+add_library(natten_cpu OBJECT csrc/cpu/dispatch.cpp csrc/cpu/plan.cpp)
 target_include_directories(natten_cpu PRIVATE csrc/include)
 natten_compile_options(natten_cpu)
 

@@ -29,7 +29,8 @@ from natten_core import neighborhood_attention
 
 FUSED = "1d-dilated-remainder", "1d-even-two", "1d-wide", "2d-prime", "2d-lanes", "2d-dilated-remainder", "3d-dilated"
 GENERAL = "1d-strided-long", "1d-causal-strided", "2d-strided-per-axis", "2d-causal-strided", "3d-everything"
-SOME = [case._replace(batch=2) for case in CASES if case.name in (*FUSED, *GENERAL, "2d-additional-grouped")]
+SHARED = "1d-shared-odd", "2d-grouped", "2d-values-of-one", "2d-additional-grouped", "2d-additional-one"
+SOME = [case._replace(batch=2) for case in CASES if case.name in (*FUSED, *SHARED, *GENERAL)]
 QK: dict[int, Any] = {1: natten_core.na1d_qk, 2: natten_core.na2d_qk, 3: natten_core.na3d_qk}
 AV: dict[int, Any] = {1: natten_core.na1d_av, 2: natten_core.na2d_av, 3: natten_core.na3d_av}
 

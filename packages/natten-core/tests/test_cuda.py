@@ -173,10 +173,9 @@ def test_packed_values_and_gradients(family: str, case: Case, dtype: torch.dtype
 
 @pytest.fixture
 def _tf32_allowed() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    yield
-    torch.set_float32_matmul_precision(before)
+    with natten_tf32.precision():
+        natten_tf32.set_precision("high")
+        yield
 
 
 @runs(TABLE, [torch.float32], tf32=True)
@@ -201,10 +200,9 @@ def test_fp32_is_in_tf32_when_it_is_allowed_and_never_else(family: str, case: Ca
     settings = {**case.settings, "rpb": tensors["rpb"]}
     exact, _ = case.oracle({n: t.double().cpu() for n, t in tensors.items()})
     compiled = torch.compile(lambda *given: neighborhood_attention(*given, **settings, backend="cuda"), fullgraph=True)
-    before = torch.get_float32_matmul_precision()
-    try:
+    with natten_tf32.precision():
         for precision in ("highest", "high", "highest"):
-            torch.set_float32_matmul_precision(precision)
+            natten_tf32.set_precision(precision)
             output = neighborhood_attention(*main, **settings, backend="cuda")
             assert torch.equal(compiled(*main), output)
             error = relative_error(output.cpu(), exact)
@@ -215,11 +213,9 @@ def test_fp32_is_in_tf32_when_it_is_allowed_and_never_else(family: str, case: Ca
         leaves = [t.clone().requires_grad_() for t in main]
         output = neighborhood_attention(*leaves, **settings, backend="cuda")
         plain = torch.autograd.grad(output.sum(), leaves, retain_graph=True)
-        torch.set_float32_matmul_precision("high")
+        natten_tf32.set_precision("high")
         for one, other in zip(torch.autograd.grad(output.sum(), leaves), plain, strict=True):
             assert 0 < relative_error(one.cpu(), other.double().cpu()) < 2.0**-9
-    finally:
-        torch.set_float32_matmul_precision(before)
 
 
 @runs(SMALL_AND_LARGE, [torch.float32], tf32=True)

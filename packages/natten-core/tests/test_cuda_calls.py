@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
+import natten_tf32
 import pytest
 import torch
 from natten_cases import CASES, Case
@@ -280,15 +281,12 @@ def test_torchs_setting_for_tf32_is_asked_at_every_call(dtype: torch.dtype, kern
     """In forward and backward, as torch's own products do."""
     q = torch.randn(2, 5, 6, 2, 4).to(dtype)
     settings = [3, 3], [1, 1], [1, 1], [0, 0], 0.5
-    before = torch.get_float32_matmul_precision()
-    try:
+    with natten_tf32.precision():
         for precision in ("highest", "high", "highest"):
-            torch.set_float32_matmul_precision(precision)
+            natten_tf32.set_precision(precision)
             output, lse = cuda.na_forward(q, q, q, None, None, None, *settings)
-            torch.set_float32_matmul_precision("medium" if precision == "highest" else "highest")
+            natten_tf32.set_precision("medium" if precision == "highest" else "highest")
             cuda.na_backward(output, None, q, q, q, None, None, None, output, lse, *settings)
-    finally:
-        torch.set_float32_matmul_precision(before)
     single = dtype is torch.float32
     assert kernels_stood_in.tf32 == [False, single, single, False, False, single]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from natten_core import explain, na1d, na2d, na2d_av, na2d_qk, na2d_qkvpacked, na3d
+from natten_core import na1d, na2d, na2d_av, na2d_qk, na2d_qkvpacked, na3d
 
 pytestmark = [pytest.mark.kernels, pytest.mark.usefixtures("kernels")]
 
@@ -28,7 +28,10 @@ CALLS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
     "2d": (na2d, (30, 29), {"kernel_size": 7}),
     "2d-dilated": (na2d, (30, 29), {"kernel_size": 5, "dilation": (4, 5)}),
     "3d": (na3d, (7, 8, 9), {"kernel_size": 3, "dilation": (2, 1, 1)}),
+    "2d-shared": (na2d, (60, 29), {"kernel_size": 5}),
+    "1d-shared-dilated": (na1d, (1030,), {"kernel_size": 9, "dilation": 2}),
     "1d-causal": (na1d, (301,), {"kernel_size": 17, "is_causal": True}),
+    "2d-shared-strided-causal": (na2d, (70, 19), {"kernel_size": 5, "stride": (2, 3), "is_causal": (True, False)}),
     "2d-strided": (na2d, (60, 29), {"kernel_size": 5, "stride": (3, 2)}),
     "3d-strided-causal": (na3d, (27, 6, 7), {"kernel_size": 3, "stride": 2, "is_causal": (True, False, False)}),
 }
@@ -38,15 +41,15 @@ CALLS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", CALLS)
 def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype) -> None:
     function, spatial, settings = CALLS[name]
-    q, k, v, grad = torch.randn(4, 2, *spatial, 2, 8).to(dtype).unbind()
-    rpb = torch.randn(2, *(2 * settings["kernel_size"] - 1 for _ in spatial), dtype=dtype, requires_grad=True)
+    heads, head_dim_v = (4, 13) if "shared" in name else (2, 8)
+    q, k = torch.randn(2, *spatial, heads, 8).to(dtype), torch.randn(2, *spatial, 2, 8).to(dtype)
+    v, grad = (torch.randn(2, *spatial, n, head_dim_v).to(dtype) for n in (2, heads))
+    rpb = torch.randn(heads, *(2 * settings["kernel_size"] - 1 for _ in spatial), dtype=dtype, requires_grad=True)
     inputs = [*(t.requires_grad_() for t in (q, k, v)), rpb]
-    if "strided" in name:
-        more = torch.randn(2, 2, 5, 2, 8).to(dtype).requires_grad_()
+    if "strided" in name or "dilated" in name:
+        more = [torch.randn(2, 5, 2, n).to(dtype).requires_grad_() for n in (8, head_dim_v)]
         settings = {**settings, "additional_keys": more[0], "additional_values": more[1]}
-        inputs.append(more)
-    kernel = explain(q, k, v, **settings, rpb=rpb).kernel
-    assert kernel.startswith("general" if "strided" in name or "causal" in name else "fused")
+        inputs += more
 
     def run(threads: int) -> list[Tensor]:
         torch.set_num_threads(threads)
@@ -59,13 +62,14 @@ def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype) -> None:
         assert all(torch.equal(a, b) for a, b in zip(run(threads), first, strict=True)), threads
 
 
+@pytest.mark.parametrize("heads", [2, 6])
 @pytest.mark.parametrize("additional", [0, 5])
 @pytest.mark.parametrize(
     "settings", [{}, {"dilation": 4}, {"stride": 2, "dilation": (3, 1), "is_causal": (False, True)}], ids=str
 )
-def test_bits_of_two_stages_do_not_depend_on_threads(settings: dict[str, Any], additional: int) -> None:
-    q, k, v = torch.randn(3, 2, 40, 19, 2, 8)
-    rpb, more = torch.randn(2, 5, 5), torch.randn(2, 2, additional, 2, 8)
+def test_bits_of_two_stages_do_not_depend_on_threads(settings: dict[str, Any], additional: int, heads: int) -> None:
+    q, (k, v) = torch.randn(2, 40, 19, heads, 8), torch.randn(2, 2, 40, 19, 2, 8)
+    rpb, more = torch.randn(heads, 5, 5), torch.randn(2, 2, additional, 2, 8)
     leaves = [t.requires_grad_() for t in (q, k, v, rpb, more)[: 5 if additional else 4]]
     keys, values = more.unbind() if additional else (None, None)
 

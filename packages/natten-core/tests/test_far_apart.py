@@ -42,7 +42,7 @@ class Room:
 
 def of_kind(kind: str, axis: int) -> Case:
     batch, y, x, heads = SHAPES[axis]
-    if kind == "fused":
+    if kind == "plain":
         return Case(f"far-{axis}", (y, x), (2, 2), batch=batch, heads=heads)
     heads_q = heads if axis == 3 else 2 * heads
     more = {"head_dim_v": 5, "additional": 2}
@@ -61,14 +61,14 @@ def attend(case: Case, backend: str) -> Any:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("axis", SHAPES)
-@pytest.mark.parametrize("kind", ["fused", "general"])
+@pytest.mark.parametrize("kind", ["plain", "everything"])
 def test_far_apart(kind: str, axis: int, dtype: torch.dtype, backend: str) -> None:
     case, room = of_kind(kind, axis), Room(dtype)
     near = case.tensors(dtype)
     lead = (case.batch, *case.spatial, case.heads)
     grad = torch.randn(*lead, near["value"].shape[-1]).to(dtype)
     far = {name: t if name == "rpb" or name[0] == "a" else room.far(t, axis) for name, t in near.items()}
-    if kind == "general":
+    if kind == "everything":
         far |= {name: room.far(near[name], 1) for name in ("additional_keys", "additional_values")}
     far_grad = room.far(grad, axis).detach() if grad.shape[axis] == 2 else grad
     assert all(max(t.stride()) == FAR for name, t in far.items() if name != "rpb")
@@ -79,7 +79,7 @@ def test_far_apart(kind: str, axis: int, dtype: torch.dtype, backend: str) -> No
 
 @pytest.mark.parametrize("axis", SHAPES)
 def test_stages_far_apart(axis: int, backend: str) -> None:
-    case, room = of_kind("general", axis)._replace(heads=2, heads_kv=None), Room(torch.float32)
+    case, room = of_kind("everything", axis)._replace(heads=2, heads_kv=None), Room(torch.float32)
     near = case.tensors(torch.float32)
     near["attn"] = torch.randn(case.batch, *case.spatial, 2, 6, requires_grad=True)
     far = {name: t if name == "rpb" else room.far(t, 1 if name[:2] == "ad" else axis) for name, t in near.items()}

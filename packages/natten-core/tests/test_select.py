@@ -20,18 +20,6 @@ from natten_core.backends import cpu
 
 X = torch.randn(1, 8, 9, 4, 6)
 
-BEYOND_FUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "stride": ({"stride": 2}, "stride above 1"),
-    "causal": ({"is_causal": (False, True)}, "causal axes"),
-    "grouped": ({"key": X[..., :2, :], "value": X[..., :2, :]}, "fewer heads in key and value than in query"),
-    "head_dim_v": ({"value": X[..., :4]}, "a head_dim of value other than that of query"),
-    "additional": ({"additional_keys": X[:, 0, :5], "additional_values": X[:, 0, :5]}, "additional keys"),
-}
-
-
-def arguments(**changes: Any) -> dict[str, Any]:
-    return {"query": X, "key": X, "value": X, "kernel_size": 3, **changes}
-
 
 @pytest.fixture
 def _no_warning_yet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
@@ -63,16 +51,8 @@ class TestWithKernels:
         explanation = explain(**case.tensors(torch.float32, requires_grad=False), **case.settings)
         assert explanation.backend == "cpu"
         assert [name for name, _ in explanation.rejected] == ["cuda", "reference"]
-        fused = case.plain or case.additional == 0
-        assert explanation.kernel.startswith("fused" if fused else "general")
-        assert [name for name, _ in explanation.passed_over] == ([] if fused else ["fused"])
-
-    @pytest.mark.parametrize("name", BEYOND_FUSED)
-    def test_reasons(self, name: str) -> None:
-        changes, reason = BEYOND_FUSED[name]
-        explanation = explain(**arguments(**changes))
-        assert explanation.passed_over == (("fused", f"it does not support {reason}"),)
-        assert f"not cpu (fused): it does not support {reason}" in str(explanation)
+        assert explanation.kernel.startswith("fused")
+        assert explanation.passed_over == ()
 
     @pytest.mark.usefixtures("_no_warning_yet", "_no_strides")
     def test_falling_back_warns_once_per_reason(self) -> None:

@@ -174,11 +174,11 @@ def test_a_bias_keeps_its_dtype(dtype: torch.dtype, backend: str) -> None:
     ("case", "bias"),
     [
         (Case("bias", (84,), (13,), batch=1, heads=1, head_dim=32), 4.0),
-        (Case("bias-general", (84,), (13,), is_causal=(True,), batch=1, heads=1, head_dim=32), 4.0),
+        (Case("bias-causal", (84,), (13,), is_causal=(True,), batch=1, heads=1, head_dim=32), 4.0),
         (Case("head-dim", (84,), (13,), batch=1, heads=1, head_dim=512), 1.0),
-        (Case("head-dim-general", (84,), (13,), is_causal=(True,), batch=1, heads=1, head_dim=512), 1.0),
+        (Case("head-dim-causal", (84,), (13,), is_causal=(True,), batch=1, heads=1, head_dim=512), 1.0),
     ],
-    ids=["bias", "bias-general", "head-dim", "head-dim-general"],
+    ids=["bias", "bias-causal", "head-dim", "head-dim-causal"],
 )
 def test_errors_are_no_larger_than_those_of_plain_torch(case: Case, bias: float, backend: str) -> None:
     ours, theirs = Counter[str](), Counter[str]()

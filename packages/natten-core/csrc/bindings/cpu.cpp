@@ -83,7 +83,6 @@ void cpu_av_backward(const Problem& problem, int threads, const py::object& weig
 }  // namespace
 
 void add_cpu_kernels(py::module_& module) {
-  module.def("cpu_family", [](const Problem& problem) { return cpu::is_fused(problem) ? "fused" : "general"; });
   module.def("cpu_forward", &cpu_forward);
   module.def("cpu_backward", &cpu_backward);
   module.def("cpu_qk", &cpu_qk);

@@ -1,8 +1,7 @@
-// Chooses the instruction set and the kernel family, cuts the problem, and runs the chunks.
-#include <algorithm>
+// Chooses the instruction set, cuts the problem, and runs the chunks.
 #include <stdexcept>
 
-#include "general/dispatch.h"
+#include "chunk_sums.h"
 #include "kernels.h"
 #include "parallel.h"
 
@@ -85,24 +84,6 @@ const TwoStageKernels& two_stage(const Problem& problem) {
   return active()->two_stage32;
 }
 
-// Halves are given to these kernels as fp32.
-const GeneralKernels& general(const Problem& problem) {
-  if (problem.element_bytes() < 4) throw std::invalid_argument("the general kernels need float32 or float64");
-  return problem.is_double() ? active()->general64 : active()->general32;
-}
-
-// Sums the chunks' bias gradients, in order, into [heads, bias rows, bias columns]. `step`: from chunk to chunk.
-template <class T>
-void reduce_grad_bias(const Plan& plan, const T* sums, int64_t step, int64_t size, int64_t heads, T* grad) {
-  std::vector<double> total(static_cast<size_t>(size * heads), 0.0);
-  for (const Chunk& chunk : plan.chunks) {
-    double* head = total.data() + chunk.head0 * size;
-    for (int64_t i = 0; i < chunk.heads * size; ++i) head[i] += sums[i];
-    sums += step;
-  }
-  std::transform(total.begin(), total.end(), grad, [](double x) { return static_cast<T>(x); });
-}
-
 // Work is called with each chunk and the scratch memory of its thread.
 template <class Work>
 void run_chunks(const Problem& problem, const Plan& plan, int64_t scratch_bytes, Work work) {
@@ -113,22 +94,15 @@ void run_chunks(const Problem& problem, const Plan& plan, int64_t scratch_bytes,
   run(plan.phase1, chunks, problem.threads, scratch, bytes, chunk);
 }
 
-// As run_chunks, for work that gets the place of the chunk's own bias gradient too: null unless `grad_rpb` wants one.
+// As run_chunks, for work that gets the chunk's own sums too, which are then added up to the gradients that `shared`
+// tells of.
 template <class Work>
-void run_with_grad_bias(const Problem& problem, const Plan& plan, int64_t scratch_bytes, void* grad_rpb, Work work) {
-  const int64_t bias = (2 * problem.kernel[kZ] - 1) * (2 * problem.kernel[kY] - 1) * (2 * problem.kernel[kX] - 1);
-  const int64_t step = plan.heads_per_chunk * bias, step_bytes = step * (problem.is_double() ? 8 : 4);
-  const Memory sums = allocate(grad_rpb ? step_bytes * static_cast<int64_t>(plan.chunks.size()) : 0);
-  run_chunks(problem, plan, scratch_bytes, [&](int64_t i, const Chunk& chunk, char* mine) {
-    work(chunk, mine, grad_rpb ? sums.get() + i * step_bytes : nullptr);
-  });
-  if (!grad_rpb) return;
-  if (problem.is_double())
-    reduce_grad_bias(plan, reinterpret_cast<const double*>(sums.get()), step, bias, problem.heads,
-                     static_cast<double*>(grad_rpb));
-  else
-    reduce_grad_bias(plan, reinterpret_cast<const float*>(sums.get()), step, bias, problem.heads,
-                     static_cast<float*>(grad_rpb));
+void run_with_sums(const Problem& problem, const Plan& plan, int64_t scratch_bytes, const SharedGradients& shared,
+                   Work work) {
+  const SumsOfChunks sums(problem, plan, shared);
+  run_chunks(problem, plan, scratch_bytes,
+             [&](int64_t i, const Chunk& chunk, char* mine) { work(chunk, mine, sums.of(i)); });
+  sums.add_up();
 }
 
 // The plan of a pass, and the memory that a thread needs for it.
@@ -159,21 +133,15 @@ void set_isa(const std::string& name) {
   throw std::runtime_error("this build has no kernels for '" + name + "'");
 }
 
-// Pairs are of key rows, so there must be two in a window; and they have the bias divided by the scale.
+// Pairs are of key rows, so there must be two in a window, but for that of a map's first row; and they have the bias
+// divided by the scale.
 bool is_paired(const Problem& p) {
-  return p.dtype == DType::kBFloat16 && active()->bf16_pairs.forward && is_fused(p) && p.kernel[kY] > 1 &&
-         p.scale > 1e-20;
-}
-
-bool is_fused(const Problem& p) {
-  for (int axis = 0; axis < kRank; ++axis)
-    if (p.stride[axis] != 1 || p.causal[axis]) return false;
-  return p.heads_kv == p.heads && p.head_dim_v == p.head_dim && p.additional == 0;
+  const bool two_rows = p.kernel[kY] - (p.causal[kY] ? p.stride[kY] - 1 : 0) > 1;
+  return p.dtype == DType::kBFloat16 && active()->bf16_pairs.forward && two_rows && p.scale > 1e-20;
 }
 
 void forward(const ForwardArgs& args) {
   const Problem& problem = args.problem;
-  if (!is_fused(problem)) return general_forward(general(problem), args);
   const TypedKernels& kernels = typed(problem);
   const Plan plan = make_plan(problem, kernels.lanes, active()->rows_per_block, false);
   run_chunks(problem, plan, kernels.forward_scratch_bytes(problem, plan),
@@ -182,16 +150,15 @@ void forward(const ForwardArgs& args) {
 
 void backward(const BackwardArgs& args) {
   const Problem& problem = args.forward.problem;
-  if (!is_fused(problem)) return general_backward(general(problem), args);
   const TypedKernels& kernels = typed(problem);
   const Plan plan = make_plan(problem, kernels.lanes, active()->rows_per_block, true);
-  run_with_grad_bias(
-      problem, plan, kernels.backward_scratch_bytes(problem, plan), args.grad_rpb,
-      [&](const Chunk& chunk, char* mine, char* grad_bias) { kernels.backward(args, plan, chunk, mine, grad_bias); });
+  run_with_sums(
+      problem, plan, kernels.backward_scratch_bytes(problem, plan),
+      {args.grad_rpb, &args.grad_additional_key, &args.grad_additional_value},
+      [&](const Chunk& chunk, char* mine, const ChunkSums& sums) { kernels.backward(args, plan, chunk, mine, sums); });
 }
 
 void qk(const QkArgs& args) {
-  if (!is_fused(args.problem)) return general_qk(general(args.problem), args);
   const TwoStageWork work(args.problem, TwoStagePass::kQk);
   run_chunks(args.problem, work.plan, work.scratch_bytes,
              [&](int64_t, const Chunk& chunk, char* mine) { work.kernels.qk(args, work.plan, chunk, mine); });
@@ -199,16 +166,14 @@ void qk(const QkArgs& args) {
 
 void qk_backward(const QkBackwardArgs& args) {
   const Problem& problem = args.forward.problem;
-  if (!is_fused(problem)) return general_qk_backward(general(problem), args);
   const TwoStageWork work(problem, TwoStagePass::kQkBackward);
-  run_with_grad_bias(problem, work.plan, work.scratch_bytes, args.grad_rpb,
-                     [&](const Chunk& chunk, char* mine, char* grad_bias) {
-                       work.kernels.qk_backward(args, work.plan, chunk, mine, grad_bias);
-                     });
+  run_with_sums(problem, work.plan, work.scratch_bytes, {args.grad_rpb, &args.grad_additional_key, nullptr},
+                [&](const Chunk& chunk, char* mine, const ChunkSums& sums) {
+                  work.kernels.qk_backward(args, work.plan, chunk, mine, sums);
+                });
 }
 
 void av(const AvArgs& args) {
-  if (!is_fused(args.problem)) return general_av(general(args.problem), args);
   const TwoStageWork work(args.problem, TwoStagePass::kAv);
   run_chunks(args.problem, work.plan, work.scratch_bytes,
              [&](int64_t, const Chunk& chunk, char* mine) { work.kernels.av(args, work.plan, chunk, mine); });
@@ -216,10 +181,11 @@ void av(const AvArgs& args) {
 
 void av_backward(const AvBackwardArgs& args) {
   const Problem& problem = args.forward.problem;
-  if (!is_fused(problem)) return general_av_backward(general(problem), args);
   const TwoStageWork work(problem, TwoStagePass::kAvBackward);
-  run_chunks(problem, work.plan, work.scratch_bytes,
-             [&](int64_t, const Chunk& chunk, char* mine) { work.kernels.av_backward(args, work.plan, chunk, mine); });
+  run_with_sums(problem, work.plan, work.scratch_bytes, {nullptr, nullptr, &args.grad_additional_value},
+                [&](const Chunk& chunk, char* mine, const ChunkSums& sums) {
+                  work.kernels.av_backward(args, work.plan, chunk, mine, sums);
+                });
 }
 
 }  // namespace natten_core::cpu

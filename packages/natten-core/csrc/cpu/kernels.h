@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "general/kernels.h"
 #include "natten_core/problem.h"
 #include "plan.h"
 #include "two_stage/kernels.h"
@@ -17,14 +16,13 @@ struct TypedKernels {
   int64_t (*forward_scratch_bytes)(const Problem&, const Plan&);
   int64_t (*backward_scratch_bytes)(const Problem&, const Plan&);
   void (*forward)(const ForwardArgs&, const Plan&, const Chunk&, void* scratch);
-  void (*backward)(const BackwardArgs&, const Plan&, const Chunk&, void* scratch, void* grad_bias);
+  void (*backward)(const BackwardArgs&, const Plan&, const Chunk&, void* scratch, const ChunkSums&);
 };
 
 struct Kernels {
   const char* name;
   int rows_per_block;
   TypedKernels f32, f64, f16, bf16;
-  GeneralKernels general32, general64;
   TwoStageKernels two_stage32, two_stage64, two_stage16, two_stage_bf16;
   TypedKernels bf16_pairs = {};  // products of bf16 rather than float, see fused/pairs.h; may be empty
 };
@@ -43,10 +41,6 @@ void set_isa(const std::string& name);
 
 // Whether the fused kernel of a bf16 problem multiplies in bf16.
 bool is_paired(const Problem& problem);
-
-// Whether the fused kernels, and those of two stages made of their parts, have all that the problem asks for; the
-// general ones have everything.
-bool is_fused(const Problem& problem);
 
 void forward(const ForwardArgs& args);
 void backward(const BackwardArgs& args);

@@ -24,19 +24,22 @@ constexpr int64_t kHeadPieces = 4;
 constexpr int64_t kTokenBytes = 512, kLineBytes = 64;
 
 struct Columns {
-  std::vector<int32_t> position, key_column, relative, group_end;
+  std::vector<int32_t> key_column, key_end, relative, group_end;
 };
 
 Columns lay_out_columns(const Problem& problem, Plan& plan) {
   const int64_t length = problem.extent[kX], kernel = problem.kernel[kX], dilation = problem.dilation[kX];
+  const int64_t stride = problem.stride[kX];
+  const bool causal = problem.causal[kX];
   Columns columns;
   for (int64_t group = 0; group < min_of(dilation, length); ++group) {
     const int64_t members = group_length(length, dilation, group);
     const int64_t first = static_cast<int64_t>(plan.coordinate.size());
     for (int64_t position = 0; position < members; ++position) {
-      const int64_t start = window_start(position, members, kernel);
+      const int64_t start = window_begin(position, members, kernel, stride, causal);
       plan.coordinate.push_back(static_cast<int32_t>(position * dilation + group));
       columns.key_column.push_back(static_cast<int32_t>(first + start));
+      columns.key_end.push_back(static_cast<int32_t>(first + window_end(position, members, kernel, stride, causal)));
       columns.relative.push_back(static_cast<int32_t>(start - position + kernel - 1));
     }
     columns.group_end.push_back(static_cast<int32_t>(first + members));
@@ -46,7 +49,7 @@ Columns lay_out_columns(const Problem& problem, Plan& plan) {
 
 bool same_class(const LaneClass& a, const LaneClass& b, int lanes) {
   return a.lanes == b.lanes && std::equal(a.offset, a.offset + lanes, b.offset) &&
-         std::equal(a.relative, a.relative + lanes, b.relative);
+         std::equal(a.end, a.end + lanes, b.end) && std::equal(a.relative, a.relative + lanes, b.relative);
 }
 
 void find_reach(LaneClass& c, int lanes) {
@@ -68,7 +71,7 @@ void find_reach(LaneClass& c, int lanes) {
   }
 }
 
-void add_block(Plan& plan, const Columns& columns, int32_t column, int32_t count, int32_t kernel) {
+void add_block(Plan& plan, const Columns& columns, int32_t column, int32_t count) {
   Block block;
   block.column = column;
   block.key_column = columns.key_column[column];
@@ -77,21 +80,30 @@ void add_block(Plan& plan, const Columns& columns, int32_t column, int32_t count
   for (int lane = 0; lane < plan.lanes; ++lane) {
     const int32_t c = column + std::min(lane, count - 1);
     lane_class.offset[lane] = columns.key_column[c] - block.key_column;
+    lane_class.end[lane] = columns.key_end[c] - block.key_column;
     lane_class.relative[lane] = columns.relative[c];
   }
   const auto found = std::find_if(plan.classes.begin(), plan.classes.end(),
                                   [&](const LaneClass& c) { return same_class(c, lane_class, plan.lanes); });
   block.lane_class = static_cast<int32_t>(found - plan.classes.begin());
   if (found == plan.classes.end()) {
-    lane_class.width = lane_class.offset[count - 1] + kernel;
+    const auto slots = [&](int lane) { return lane_class.end[lane] - lane_class.offset[lane]; };
+    lane_class.width = lane_class.end[count - 1];
+    lane_class.slots = lane_class.whole = slots(0);
+    for (int lane = 1; lane < count; ++lane) {
+      lane_class.slots = std::max(lane_class.slots, slots(lane));
+      lane_class.whole = std::min(lane_class.whole, slots(lane));
+    }
     find_reach(lane_class, plan.lanes);
     for (int lane = plan.lanes - 1; lane >= 0; --lane) {
-      const bool runs_on = lane + 1 < plan.lanes && lane_class.offset[lane + 1] == lane_class.offset[lane] + 1;
-      lane_class.run_end[lane] = runs_on ? lane_class.run_end[lane + 1] : lane;
+      const bool runs_on = lane + 1 < plan.lanes && lane_class.offset[lane + 1] == lane_class.offset[lane] + 1 &&
+                           slots(lane + 1) == lane_class.slots;
+      const bool longest = slots(lane) == lane_class.slots;
+      lane_class.run_end[lane] = !longest ? -1 : runs_on ? lane_class.run_end[lane + 1] : lane;
     }
     for (int32_t u = 0; u < lane_class.width; ++u) {
       int32_t first = 0, last = count - 1;
-      while (first < count && lane_class.offset[first] + kernel <= u) ++first;
+      while (first < count && lane_class.end[first] <= u) ++first;
       while (last >= 0 && lane_class.offset[last] > u) --last;
       lane_class.first_lane.push_back(first);
       lane_class.last_lane.push_back(last);
@@ -101,16 +113,27 @@ void add_block(Plan& plan, const Columns& columns, int32_t column, int32_t count
   plan.blocks.push_back(block);
 }
 
+// As many queries from `column` on as one block may hold of a group: whose windows begin within a vector of columns. A
+// window begins at its query at the latest, so all lanes of a vector from a group's beginning do.
+int32_t block_lanes(const Columns& columns, int32_t column, int32_t left, int32_t lanes) {
+  int32_t count = 1;
+  while (count < std::min(left, lanes) && columns.key_column[column + count] < columns.key_column[column] + lanes)
+    ++count;
+  return count;
+}
+
 // A block begins where a group begins or inside one; small groups share a block whole. So the windows of a block
 // begin within one vector of key columns, and one in-register permutation reaches them.
 void cut_blocks(const Problem& problem, Plan& plan) {
   const Columns columns = lay_out_columns(problem, plan);
-  const int32_t lanes = plan.lanes, kernel = static_cast<int32_t>(problem.kernel[kX]);
+  const int32_t lanes = plan.lanes;
   int32_t column = 0;
   for (size_t group = 0; group < columns.group_end.size();) {
-    if (columns.group_end[group] - column >= lanes) {
-      add_block(plan, columns, column, lanes, kernel);
-      column += lanes;
+    const int32_t left = columns.group_end[group] - column;
+    const int32_t count = block_lanes(columns, column, left, lanes);
+    if (left >= lanes || count < left) {
+      add_block(plan, columns, column, count);
+      column += count;
       if (column == columns.group_end[group]) ++group;
       continue;
     }
@@ -118,7 +141,7 @@ void cut_blocks(const Problem& problem, Plan& plan) {
     int32_t end = columns.group_end[group++];
     while (at_start && group < columns.group_end.size() && columns.group_end[group] - column <= lanes)
       end = columns.group_end[group++];
-    add_block(plan, columns, column, end - column, kernel);
+    add_block(plan, columns, column, end - column);
     column = end;
   }
 }
@@ -133,8 +156,10 @@ Span keys_of(const Problem& problem, const Plan& plan, int64_t members, int64_t 
     const Block& last = plan.blocks[end - 1];
     return {plan.blocks[begin].key_column, last.key_column + plan.classes[last.lane_class].width};
   }
-  const int64_t kernel = problem.kernel[plan.band_axis];
-  return {window_start(begin, members, kernel), window_start(end - 1, members, kernel) + kernel};
+  const Axis axis = plan.band_axis;
+  const int64_t kernel = problem.kernel[axis], stride = problem.stride[axis];
+  return {window_begin(begin, members, kernel, stride, problem.causal[axis]),
+          window_end(end - 1, members, kernel, stride, problem.causal[axis])};
 }
 
 struct Band {
@@ -143,8 +168,10 @@ struct Band {
 };
 
 std::vector<Band> cut_bands(const Problem& problem, const Plan& plan, int64_t members, int64_t wanted, bool exclusive) {
-  const int64_t least = plan.band_axis == kX ? max_of(kMinBandBlocks, 2 * ceil_div(problem.kernel[kX], plan.lanes) + 1)
-                                             : max_of(kMinBandRows, 2 * problem.kernel[plan.band_axis]);
+  // So long that every other band's keys are disjoint: windows begin up to a stride later than without one.
+  const int64_t reach = problem.kernel[plan.band_axis] + problem.stride[plan.band_axis] - 1;
+  const int64_t least = plan.band_axis == kX ? max_of(kMinBandBlocks, 2 * ceil_div(reach, plan.lanes) + 1)
+                                             : max_of(kMinBandRows, 2 * reach);
   int64_t count = max_of(1, min_of(wanted, members / least));
   if (exclusive && count == 2) count = 1;  // they would run one after the other
   std::vector<Band> bands;
@@ -157,7 +184,7 @@ std::vector<Band> cut_bands(const Problem& problem, const Plan& plan, int64_t me
   return bands;
 }
 
-// The bands of one map, for each of the heads; of one phase only unless it is negative.
+// The bands of one map, for each of the heads of keys; of one phase only unless it is negative.
 void add_items(const Problem& problem, Plan& plan, int64_t batch, int64_t z_group, int64_t y_group, int64_t head0,
                int64_t heads, int64_t wanted, int phase) {
   const int64_t zs = group_length(problem.extent[kZ], problem.dilation[kZ], z_group);
@@ -183,20 +210,23 @@ void add_items(const Problem& problem, Plan& plan, int64_t batch, int64_t z_grou
   }
 }
 
-// As many heads as are worth fetching together, but in the backward pass fewer where pieces of work are few: unlike a
-// band, a head shares no keys with its neighbours.
-int64_t heads_together(const Problem& problem, int64_t maps, bool exclusive) {
-  const int64_t bytes = problem.head_dim * problem.element_bytes();
-  const int64_t most = min_of(problem.heads, max_of(1, kTokenBytes / bytes));
-  const int64_t least = min_of(most, ceil_div(kLineBytes, bytes));
-  return exclusive ? max_of(least, min_of(most, problem.heads * maps / kHeadPieces)) : most;
+// As many heads of keys as are worth fetching together with their heads of query, but in the backward pass fewer where
+// pieces of work are few: unlike a band, a head shares no keys with its neighbours.
+int64_t heads_together(const Problem& problem, int64_t group, int64_t maps, bool exclusive) {
+  const int64_t narrow = min_of(problem.head_dim, problem.head_dim_v) * problem.element_bytes();
+  const int64_t wide = max_of(problem.head_dim, problem.head_dim_v) * problem.element_bytes();
+  const int64_t most = min_of(problem.heads_kv, max_of(1, kTokenBytes / (wide * group)));
+  const int64_t least = min_of(problem.heads_kv, ceil_div(kLineBytes, narrow));
+  return exclusive ? max_of(least, min_of(most, problem.heads_kv * maps / kHeadPieces)) : most;
 }
 
 void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
   const int64_t z_groups = min_of(problem.dilation[kZ], problem.extent[kZ]);
   const int64_t y_groups = min_of(problem.dilation[kY], problem.extent[kY]);
-  plan.heads_per_chunk = static_cast<int32_t>(heads_together(problem, problem.batch * z_groups * y_groups, exclusive));
-  const int64_t head_groups = ceil_div(problem.heads, plan.heads_per_chunk);
+  const int64_t group = problem.heads / problem.heads_kv;  // heads of query that read one head of keys
+  const int64_t together = heads_together(problem, group, problem.batch * z_groups * y_groups, exclusive);
+  plan.heads_per_chunk = static_cast<int32_t>(together * group);
+  const int64_t head_groups = ceil_div(problem.heads_kv, together);
   const int64_t pieces = max_of(1, problem.batch * z_groups * y_groups * head_groups);
   const int64_t forward_pieces = kPiecesPerThread * problem.threads;
   // Bands of the backward pass take turns, half of them at a time.
@@ -210,8 +240,8 @@ void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
   };
   for (int phase = 0; phase < 2; ++phase) {
     if (phase == 1) plan.phase1 = static_cast<int32_t>(plan.chunks.size());
-    for (int64_t head0 = 0; head0 < problem.heads; head0 += plan.heads_per_chunk) {
-      const int64_t heads = min_of(plan.heads_per_chunk, problem.heads - head0);
+    for (int64_t head0 = 0; head0 < problem.heads_kv; head0 += together) {
+      const int64_t heads = min_of(together, problem.heads_kv - head0);
       const int64_t first = static_cast<int64_t>(plan.items.size());
       for (int64_t batch = 0; batch < problem.batch; ++batch)
         for (int64_t z_group = 0; z_group < z_groups; ++z_group)
@@ -222,11 +252,30 @@ void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
       for (int64_t i = 0; i < chunks; ++i)
         plan.chunks.push_back({static_cast<int32_t>(first + places * i / chunks * heads),
                                static_cast<int32_t>(first + places * (i + 1) / chunks * heads),
-                               static_cast<int32_t>(head0), static_cast<int32_t>(heads)});
+                               static_cast<int32_t>(head0 * group), static_cast<int32_t>(heads * group)});
     }
     if (!exclusive) break;
   }
   if (!exclusive) plan.phase1 = static_cast<int32_t>(plan.chunks.size());
+}
+
+// Lanes that all see all of so many columns.
+void add_everyone(Plan& plan, int32_t columns) {
+  for (const LaneClass& c : plan.classes) {
+    LaneClass all{};
+    all.lanes = c.lanes, all.width = all.slots = all.whole = columns, all.reach = Reach::kUniform;
+    for (int32_t lane = 0; lane < plan.lanes; ++lane) all.end[lane] = columns, all.run_end[lane] = lane;
+    all.first_lane.assign(static_cast<size_t>(columns), 0);
+    all.last_lane.assign(static_cast<size_t>(columns), c.lanes - 1);
+    plan.everyone.push_back(std::move(all));
+  }
+}
+
+void measure_sums(const Problem& problem, Plan& plan) {
+  int64_t batches = 1;
+  for (const Chunk& chunk : plan.chunks)
+    batches = max_of(batches, plan.items[chunk.item1 - 1].batch - plan.items[chunk.item0].batch + 1);
+  plan.places_per_chunk = static_cast<int32_t>(batches * plan.heads_per_chunk / (problem.heads / problem.heads_kv));
 }
 
 void measure_scratch(const Problem& problem, Plan& plan) {
@@ -240,10 +289,15 @@ void measure_scratch(const Problem& problem, Plan& plan) {
   if (problem.extent[kZ] > 1)
     plan.ring_rows = static_cast<int32_t>(problem.kernel[kZ] * ys);
   else
-    plan.ring_rows = static_cast<int32_t>(min_of(ys, problem.kernel[kY] + plan.rows_per_block - 1));
+    plan.ring_rows = static_cast<int32_t>(min_of(ys, most_rows_seen(problem, plan.rows_per_block)));
 }
 
 }  // namespace
+
+int64_t most_rows_seen(const Problem& problem, int64_t rows) {
+  const int64_t stride = problem.stride[kY];
+  return problem.kernel[kY] + ceil_div(rows - 1, stride) * stride;
+}
 
 Plan make_plan(const Problem& problem, int lanes, int rows_per_block, bool exclusive) {
   Plan plan;
@@ -252,6 +306,8 @@ Plan make_plan(const Problem& problem, int lanes, int rows_per_block, bool exclu
   plan.band_axis = problem.extent[kZ] > 1 ? kZ : problem.extent[kY] > 1 ? kY : kX;
   cut_blocks(problem, plan);
   cut_items(problem, plan, exclusive);
+  if (problem.additional > 0) add_everyone(plan, static_cast<int32_t>(problem.additional));
+  measure_sums(problem, plan);
   measure_scratch(problem, plan);
   return plan;
 }

@@ -25,7 +25,6 @@ class Problem:
 # Address and strides, of everything but rpb, whose address alone is given.
 Strided: TypeAlias = tuple[int, ...] | None
 
-def cpu_family(problem: Problem, /) -> str: ...
 def cpu_forward(
     problem: Problem,
     threads: int,

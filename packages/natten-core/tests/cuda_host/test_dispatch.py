@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import cuda_builder
+import natten_tf32
 import pytest
 import torch
 from natten_cases import CASES, Case, relative_error
@@ -196,10 +197,9 @@ def test_what_is_told_of_the_accesses(
 
 @pytest.fixture
 def _tf32_allowed() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    yield
-    torch.set_float32_matmul_precision(before)
+    with natten_tf32.precision():
+        natten_tf32.set_precision("high")
+        yield
 
 
 @pytest.mark.usefixtures("machine", "_tf32_allowed")
@@ -218,7 +218,7 @@ def test_fp32_in_tf32(machine: Any) -> None:
     results = forward()
     assert 2.0**-14 < relative_error(results[0], exact.detach()) < 2.0**-10
     in_tf32 = backward(results)
-    torch.set_float32_matmul_precision("highest")
+    natten_tf32.set_precision("highest")
     assert relative_error(forward()[0], exact.detach()) < 2.0**-20
     for ours, plain in zip(in_tf32[:4], backward(results)[:4], strict=True):
         assert 2.0**-16 < relative_error(ours, plain.double()) < 2.0**-9

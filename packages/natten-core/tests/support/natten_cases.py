@@ -34,7 +34,7 @@ class Case(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether it is a problem for the fused kernels: one window per query, and as many heads of one size."""
+        """Whether it asks for sliding windows, and for as many heads of one size, by leaving out what else there is."""
         more = (self.stride, self.is_causal, self.heads_kv, self.head_dim_v, self.additional)
         return all(setting is None for setting in more)
 
@@ -110,7 +110,20 @@ CASES = [
     Case("2d-many-heads", (6, 7), (3, 3), heads=7, head_dim=3, batch=3),
     Case("2d-scale-zero", (7, 8), (3, 3), scale=0.0),
     Case("2d-scale-negative", (7, 8), (3, 3), scale=-0.7),
-    # beyond the fused kernels
+    # heads that share keys, values of another head_dim
+    Case("1d-shared-odd", (40,), (5,), dilation=(3,), heads=3, heads_kv=1, head_dim=9, head_dim_v=20),
+    Case("2d-grouped-wide", (11, 19), (5, 3), batch=1, heads=6, heads_kv=3, head_dim=24, head_dim_v=70),
+    Case("2d-grouped-bands", (44, 5), (3, 3), batch=1, heads=4, heads_kv=2, head_dim=5, head_dim_v=2),
+    Case("2d-grouped-columns", (5, 150), (3, 7), batch=1, heads=3, heads_kv=1, head_dim=4, head_dim_v=18),
+    Case("2d-values-of-one", (9, 8), (3, 5), dilation=(2, 1), head_dim=33, head_dim_v=1),
+    Case("3d-grouped", (4, 5, 7), (2, 3, 3), dilation=(1, 1, 2), heads=4, heads_kv=1, head_dim=7, head_dim_v=12),
+    Case("1d-values-300", (13,), (5,), heads=2, heads_kv=1, head_dim=3, head_dim_v=300),
+    # additional keys
+    Case("1d-additional-bands", (1100,), (9,), batch=1, heads=2, heads_kv=1, head_dim=3, additional=5),
+    Case("2d-additional-dilated", (15, 9), (3, 4), dilation=(3, 2), heads=4, heads_kv=2, head_dim=9, additional=18),
+    Case("2d-additional-one", (44, 6), (3, 2), heads=3, heads_kv=3, head_dim=17, head_dim_v=5, additional=1),
+    Case("3d-additional", (3, 4, 9), (2, 3, 2), batch=3, head_dim=6, head_dim_v=21, additional=4, bias=False),
+    # stride and causal axes
     Case("1d-strided", (18,), (6,), stride=(3,)),
     Case("1d-strided-long", (200,), (6,), stride=(5,), batch=1),
     Case("1d-causal-strided-long", (200,), (6,), stride=(5,), is_causal=(True,), batch=1),
@@ -121,6 +134,12 @@ CASES = [
     Case("2d-strided-per-axis", (12, 14), (5, 4), stride=(2, 4), dilation=(1, 2)),
     Case("2d-causal-one-axis", (9, 11), (3, 5), dilation=(2, 1), is_causal=(True, False)),
     Case("2d-causal-strided", (11, 13), (4, 5), stride=(2, 3), dilation=(2, 1), is_causal=(True, True)),
+    Case("2d-strided-whole", (9, 21), (5, 7), stride=(5, 7), batch=1),
+    Case("2d-causal-lanes", (8, 33), (7, 7), is_causal=(True, True), batch=1, head_dim=4),
+    Case("2d-causal-short", (7, 6), (7, 6), is_causal=(True, True)),
+    Case("2d-causal-dilated-short", (14, 23), (7, 7), dilation=(2, 3), is_causal=(False, True), batch=1),
+    Case("3d-causal-time", (5, 6, 7), (3, 3, 5), is_causal=(True, False, False), batch=1),
+    # everything
     Case("3d-everything", (6, 8, 7), (3, 4, 3), (1, 2, 1), (2, 1, 3), (True, False, False), 1, 4, 2, 5, 3, 2),
     Case("2d-strided-wide", (9, 40), (5, 9), stride=(5, 3), batch=1, head_dim=12),
     Case("3d-causal-strided", (7, 6, 9), (3, 2, 4), stride=(2, 2, 3), is_causal=(True, True, True), batch=1),

@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import natten_oracle
 import torch
 from natten_cases import Case, relative_error
 from torch import Tensor
+
+
+@contextmanager
+def precision() -> Iterator[None]:
+    """Restores torch's precision of float32 products, which `set_precision` may change within."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some releases of torch call these functions old
+        before = torch.get_float32_matmul_precision()
+    try:
+        yield
+    finally:
+        set_precision(before)
+
+
+def set_precision(name: str) -> None:
+    """As `torch.set_float32_matmul_precision`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.set_float32_matmul_precision(name)
 
 
 def rounded(tensor: Tensor) -> Tensor:

@@ -11,13 +11,14 @@ namespace natten_core::cpu::NATTEN_ISA {
 
 class Ahead {
  public:
-  Ahead(const Plan& plan, int64_t token_bytes) : coordinate_(plan.coordinate.data()), token_bytes_(token_bytes) {}
+  explicit Ahead(const Plan& plan) : coordinate_(plan.coordinate.data()) {}
 
-  // Adds the tokens of columns [begin, end) of a row. What finds no place is not prefetched.
+  // Adds the tokens, of `dim` elements, of columns [begin, end) of a row. What finds no place is not prefetched.
   template <class S>
-  NATTEN_MEMBER void add(const S* row, int64_t stride, int64_t begin, int64_t end) {
+  NATTEN_MEMBER void add(const S* row, int64_t dim, int64_t stride, int64_t begin, int64_t end) {
+    constexpr int64_t size = sizeof(S);
     if (count_ < kMost && begin < end)
-      rows_[count_++] = {reinterpret_cast<const char*>(row), stride * static_cast<int64_t>(sizeof(S)), begin, end};
+      rows_[count_++] = {reinterpret_cast<const char*>(row), dim * size, stride * size, begin, end};
   }
 
   // All that was added will be asked for in this many portions.
@@ -29,7 +30,7 @@ class Ahead {
       const Row& row = rows_[done_];
       for (int64_t column = row.begin; column < row.end; ++column) {
         const char* token = row.memory + coordinate_[column] * row.stride;
-        for (int64_t byte = 0; byte < token_bytes_; byte += 64) __builtin_prefetch(token + byte, 0, kLevel);
+        for (int64_t byte = 0; byte < row.token; byte += 64) __builtin_prefetch(token + byte, 0, kLevel);
       }
     }
   }
@@ -43,10 +44,9 @@ class Ahead {
   static constexpr int kLevel = 2;
   struct Row {
     const char* memory;
-    int64_t stride, begin, end;
+    int64_t token, stride, begin, end;  // bytes, bytes, columns
   };
   const int32_t* coordinate_;
-  int64_t token_bytes_;
   int count_ = 0, done_ = 0, portion_ = 0;
   Row rows_[kMost];
 };

@@ -2,6 +2,7 @@
 // down the lanes, the weighted sum of values; nothing larger than a block is ever stored.
 #pragma once
 
+#include "additional.h"
 #include "context.h"
 #include "weighted_sum.h"
 
@@ -13,18 +14,20 @@ struct ForwardScratch {
   E *query, *pairs;            // pairs: a query row's weights, where they are summed as pairs
   Sum<E>*scores, *bias, *zeros, *results;
   const E** value_pointers;  // [sum_rows]
+  Additional<E> keys, values;
   RowGroup group{};
 
   ForwardScratch(const Sizes<E>& s, Arena<Sum<E>>& arena) {
-    key_planes = arena.template take_as<E>(s.plan.ring_rows * s.plane);
-    value_rows = arena.template take_as<E>(s.plan.ring_rows * s.row);
-    query = arena.template take_as<E>(s.block_planes());
+    key_planes = arena.template take_as<E>(s.plan.ring_rows * s.key.plane);
+    value_rows = arena.template take_as<E>(s.plan.ring_rows * s.value.row);
+    query = arena.template take_as<E>(s.key.block_planes());
     pairs = arena.template take_as<E>(s.pairs());
     scores = arena.take(s.block_scores());
     bias = arena.take(s.plan.heads_per_chunk * s.bias_head);
-    zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<E>);
-    results = arena.take(s.block_rows() / kScoreRows);
+    zeros = arena.take(s.zeros());
+    results = arena.take(s.value.block_row());
     value_pointers = arena.template take_as<const E*>(s.sum_rows);
+    keys.take_planes(s, s.key, arena), values.take_rows(s, s.value, arena);
     group.keys = arena.template take_as<KeyRow>(RowGroup::most_keys(s.p));
     group.windows = arena.template take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
   }
@@ -32,10 +35,10 @@ struct ForwardScratch {
 
 // Turns one query row's scores into unnormalised weights; returns what normalises them and the log-sum-exp.
 template <class E, class T = Sum<E>>
-NATTEN_KERNEL void softmax(const Sizes<E>& s, T* scores, Vec<T>& factor, Vec<T>& lse) {
+NATTEN_KERNEL void softmax(const Sizes<E>& s, int window, T* scores, Vec<T>& factor, Vec<T>& lse) {
   Vec<T> sums[2] = {};
   const Vec<T> most =
-      weigh(s, scores, [&](int, int part, Vec<T> w) __attribute__((always_inline)) { sums[part] += w; });
+      weigh(s, window, scores, [&](int, int part, Vec<T> w) __attribute__((always_inline)) { sums[part] += w; });
   const Vec<T> sum = sums[0] + sums[1];
   factor = T(1) / sum;
   lse = most * s.logit() + vlog<T>(sum);
@@ -51,27 +54,31 @@ static void forward_block(const ForwardArgs& args, const Sizes<E>& s, const Map&
   for (int r = 0; r < w.group.rows; ++r) {
     const S* tokens[n];
     lane_tokens<E>(s.plan, map.row<S>(args.query, z, w.group.y + r), args.query.axis[kX], w.column, last, tokens);
-    pack_planes<E>(tokens, s.head_dim, s.unit(), scratch.query + static_cast<int64_t>(r) * s.planes * n, n);
+    pack_planes<E>(tokens, s.key.head_dim, s.unit(), scratch.query + static_cast<int64_t>(r) * s.key.planes * n, n);
   }
   ahead.cut(w.group.key_rows);
   const T* bias = args.rpb ? scratch.bias + w.head * s.bias_head + w.lane_class * s.bias_class : nullptr;
-  window_scores<E>(s, w, scratch.query, scratch.key_planes, bias, scratch.zeros, scratch.scores, ahead);
+  window_scores<E>(s, s.key, w, scratch.query, scratch.key_planes, bias, scratch.zeros, kNoScore<T>, scratch.scores,
+                   ahead);
+  scratch.keys.scores(s, s.key, w, scratch.query, scratch.zeros, scratch.scores);
 
   for (int r = 0; r < w.group.rows; ++r) {
     T* scores = scratch.scores + static_cast<int64_t>(r) * s.window * n;
     Vec<T> factor, lse;
-    softmax(s, scores, factor, lse);
+    softmax(s, w.window(r) + s.additional, scores, factor, lse);
     alignas(kVectorBytes) T factors[n], lses[n];
     store<T>(factors, factor), store<T>(lses, lse);
     T* lse_row = map.row<T>(args.lse, z, w.group.y + r);
     for (int lane = 0; lane < lanes; ++lane)
       lse_row[s.plan.coordinate[w.column + lane] * args.lse.axis[kX]] = lses[lane];
-    const Results<T, S> out(s, w, map.row<S>(args.output, z, w.group.y + r), args.output.axis[kX], scratch.results);
-    window_rows<E>(s, w, r, scratch.value_rows, scratch.value_pointers);
-    weighted_sums<E>({sum_weights(s, scores, scratch.pairs), scratch.value_pointers, factors, out.rows, w.c.offset,
-                      s.sum_rows, s.slots, s.head_dim, s.padded_dim},
+    const Results<T, S> out(s.plan, w, s.value.padded_dim, map.row<S>(args.output, z, w.group.y + r),
+                            args.output.axis[kX], scratch.results);
+    const int sum_rows = window_rows<E>(s, s.value, w, r, scratch.value_rows, scratch.value_pointers);
+    weighted_sums<E>({sum_weights(s, w, r, scores, scratch.pairs), scratch.value_pointers, factors, out.rows,
+                      w.c.offset, w.c.end, sum_rows, w.c.slots, s.value.head_dim, s.value.padded_dim, w.c.is_whole(),
+                      scratch.values.rows, s.additional_sum},
                      lanes);
-    out.write(lanes, s.head_dim);
+    out.write(lanes, s.value.head_dim);
   }
 }
 
@@ -79,10 +86,15 @@ template <class E, class S>
 static void forward_tile(const ForwardArgs& args, const Sizes<E>& s, const ForwardScratch<E>& scratch, const Item& item,
                          const Item* next_tile, int32_t head0) {
   const auto pack = [&](const RingRow& row) {
-    pack_key_planes<E, S>(s, row, args.key, scratch.key_planes);
-    pack_key_rows<E, S>(s, row, args.value, scratch.value_rows);
+    pack_key_planes<E, S>(s, s.key, row, args.key, scratch.key_planes);
+    pack_key_rows<E, S>(s, s.value, row, args.value, scratch.value_rows);
   };
-  const Touched touched = {{&args.key, &args.value}, {&args.query, &args.output}};
+  if (s.additional > 0) {
+    scratch.keys.template pack<S>(s, s.key, item, args.additional_key);
+    scratch.values.template pack<S>(s, s.value, item, args.additional_value);
+  }
+  const Touched touched = {{{&args.key, s.p.head_dim}, {&args.value, s.p.head_dim_v}},
+                           {{&args.query, s.p.head_dim}, {&args.output, s.p.head_dim_v}}};
   walk<E, S>(
       s, item, next_tile, touched, scratch.group, head0, [](const RingRow&) {}, pack,
       [&](const Map& map, const Work& work, Ahead& ahead) { forward_block<E, S>(args, s, map, scratch, work, ahead); });
@@ -102,7 +114,7 @@ void forward(const ForwardArgs& args, const Plan& plan, const Chunk& chunk, void
   Arena<T> arena{static_cast<T*>(memory)};
   const ForwardScratch<E> scratch(s, arena);
   if (args.rpb) fill_bias<E>(s, static_cast<const T*>(args.rpb), chunk, s.bias_factor(), scratch.bias);
-  for (int64_t i = 0; i < static_cast<int64_t>(s.slots) * kLanes<E>; ++i) scratch.zeros[i] = 0;
+  memset(scratch.zeros, 0, static_cast<size_t>(s.zeros()) * sizeof(T));
   for_tiles(plan, chunk,
             [&](const Item& tile, const Item* next) { forward_tile<E, S>(args, s, scratch, tile, next, chunk.head0); });
 }

@@ -1,9 +1,15 @@
 // 2^x and log of a vector, to about one unit in the last place; NaN in, NaN out.
 #pragma once
 
+#include <limits>
+
 #include "simd.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
+
+// The score of no key.
+template <class T>
+constexpr T kNoScore = -std::numeric_limits<T>::infinity();
 
 constexpr double kLn2 = 0.693147180559945309417;
 constexpr double kLog2E = 1.44269504088896340736;

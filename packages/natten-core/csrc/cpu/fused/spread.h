@@ -122,9 +122,11 @@ template <class E, int Vectors>
 NATTEN_KERNEL int spread_small_columns(const SpreadArgs<E>& a, int u, int dim) {
   const LaneClass& c = *a.lane_class;
   const int columns = c.width - u < kSmallColumns ? c.width - u : kSmallColumns;
-  const int first = c.first_lane[u];
-  if (c.run_end[first] < c.last_lane[u + columns - 1]) return 0;
+  const int first = c.first_lane[u], last = c.last_lane[u + columns - 1];
+  if (c.run_end[first] < last) return 0;
   const int lane0 = first + u - c.offset[first];
+  // The lanes beside them, as if the run went on, must not reach these columns: in strided windows they could.
+  if ((first > 0 && first - 1 > lane0 - a.slots) || (last + 1 < c.lanes && last + 1 < lane0 + columns)) return 0;
   switch (a.slots) {
     case 3: spread_small<E, 3, Vectors>(a, u, columns, lane0, dim); return columns;
     case 5: spread_small<E, 5, Vectors>(a, u, columns, lane0, dim); return columns;

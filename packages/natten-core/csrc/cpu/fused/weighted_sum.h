@@ -23,8 +23,29 @@ struct SumArgs {
   const Sum<E>* factor;     // [lanes], at the first query's lane
   Sum<E>* const* out;       // [queries] tokens of head_dim elements
   const int32_t* offset;    // [queries] first key column of each window, from the block's first
+  const int32_t* end;       // [queries] one past its last
   int key_rows, slots, head_dim, padded_dim;
+  bool whole;  // no window is shorter than `slots`
+  // What all queries see: keys [padded head_dim], and their weights behind those of the windows.
+  const E* additional_value = nullptr;
+  int additional = 0;
 };
+
+template <class E, int Queries, int Vectors>
+NATTEN_KERNEL void sum_additional(const SumArgs<E>& a, int dim, Vec<Sum<E>> (&sum)[Queries][Vectors]) {
+  const E *weight = a.weight + static_cast<int64_t>(a.key_rows) * a.slots * kLanes<E>, *row = a.additional_value + dim;
+  for (int i = 0; i < a.additional; ++i, weight += kLanes<E>, row += a.padded_dim) {
+    Vec<E> x[Vectors];
+    NATTEN_UNROLL
+    for (int v = 0; v < Vectors; ++v) x[v] = load<E>(row + v * kLanes<E>), keep<E>(x[v]);
+    NATTEN_UNROLL
+    for (int q = 0; q < Queries; ++q) {
+      const Vec<E> w = broadcast<E>(weight[q]);
+      NATTEN_UNROLL
+      for (int v = 0; v < Vectors; ++v) add_product<E>(sum[q][v], w, x[v]);
+    }
+  }
+}
 
 template <class E, int Queries, int Vectors>
 NATTEN_KERNEL void write_sums(const SumArgs<E>& a, int dim, const Vec<Sum<E>> (&sum)[Queries][Vectors]) {
@@ -59,21 +80,23 @@ NATTEN_KERNEL void sum_dims(const SumArgs<E>& a, int dim) {
       NATTEN_UNROLL
       for (int v = 0; v < Vectors; ++v) add_product<E>(sum[q][v], w, load<E>(row + v * n));
     };
-    const int begin = offset[Queries - 1], end = offset[0] + a.slots;
+    const int begin = offset[Queries - 1], end = Regular ? offset[0] + a.slots : a.end[0];
     if (begin >= end) {
       NATTEN_UNROLL
       for (int q = 0; q < Queries; ++q)
-        for (int j = 0; j < a.slots; ++j) add_one(q, offset[q] + j);
+        for (int column = offset[q]; column < a.end[q]; ++column) add_one(q, column);
       continue;
     }
-    NATTEN_UNROLL
-    for (int q = 0; q < Queries - 1; ++q) {
-      if constexpr (Regular) {
+    if constexpr (Regular) {
+      NATTEN_UNROLL
+      for (int q = 0; q < Queries - 1; ++q) {
         NATTEN_UNROLL
         for (int i = 0; i <= q; ++i) add_one(i, offset[0] + q);
-      } else {
-        for (int column = offset[q]; column < begin; ++column) add_one(q, column);
       }
+    } else if (offset[0] < begin) {
+      NATTEN_UNROLL
+      for (int q = 0; q < Queries - 1; ++q)
+        for (int column = offset[q]; column < begin; ++column) add_one(q, column);
     }
     for (int column = begin; column < end; ++column) {
       const E* row = value + static_cast<int64_t>(column) * a.padded_dim;
@@ -87,21 +110,25 @@ NATTEN_KERNEL void sum_dims(const SumArgs<E>& a, int dim) {
         for (int q = 0; q < Queries; ++q) add_product<E>(sum[q][v], w[q], x);
       }
     }
-    NATTEN_UNROLL
-    for (int q = 1; q < Queries; ++q) {
-      if constexpr (Regular) {
+    if constexpr (Regular) {
+      NATTEN_UNROLL
+      for (int q = 1; q < Queries; ++q) {
         NATTEN_UNROLL
         for (int i = q; i < Queries; ++i) add_one(i, end + q - 1);
-      } else {
-        for (int column = end; column < offset[q] + a.slots; ++column) add_one(q, column);
       }
+    } else if (end < a.end[Queries - 1]) {
+      NATTEN_UNROLL
+      for (int q = 1; q < Queries; ++q)
+        for (int column = end; column < a.end[q]; ++column) add_one(q, column);
     }
   }
+  sum_additional<E, Queries, Vectors>(a, dim, sum);
   write_sums<E, Queries, Vectors>(a, dim, sum);
 }
 
-// How the windows of neighbouring queries lie: one column apart, but for those that a border holds back.
-enum class Lie { kRegular, kLow, kHigh };
+// How the windows of neighbouring queries lie: one column apart, but for those that a border holds back, or at the
+// beginning of a causal axis shortens.
+enum class Lie { kRegular, kLow, kHigh, kCausal };
 
 // First key column of query q's window, from that of query 0.
 template <int Queries, int Slots>
@@ -109,7 +136,14 @@ constexpr int lie_offset(Lie lie, int q) {
   constexpr int half = Slots / 2;
   if (lie == Lie::kLow) return q < half ? 0 : q - half;
   if (lie == Lie::kHigh) return q < Queries - 1 - half ? q : Queries - 1 - half;
+  if (lie == Lie::kCausal) return q < Slots ? 0 : q - Slots + 1;
   return q;
+}
+
+// Key columns that it has.
+template <int Slots>
+constexpr int lie_slots(Lie lie, int q) {
+  return lie == Lie::kCausal && q < Slots ? q + 1 : Slots;
 }
 
 // Small windows with everything known at compile time: each value is read once for all queries that see it.
@@ -134,32 +168,33 @@ static void sum_small(const SumArgs<E>& a, int dim) {
       NATTEN_UNROLL
       for (int q = 0; q < Queries; ++q) {
         const int slot = column - lie_offset<Queries, Slots>(Where, q);
-        if (slot < 0 || slot >= Slots) continue;
+        if (slot < 0 || slot >= lie_slots<Slots>(Where, q)) continue;
         const Vec<E> w = broadcast<E>(weight[slot * n + q]);
         NATTEN_UNROLL
         for (int v = 0; v < Vectors; ++v) add_product<E>(sum[q][v], w, x[v]);
       }
     }
   }
+  sum_additional<E, Queries, Vectors>(a, dim, sum);
   write_sums<E, Queries, Vectors>(a, dim, sum);
 }
 
-template <int Queries, int Slots>
-NATTEN_KERNEL bool lies(Lie where, const int32_t* offset) {
+template <class E, int Queries, int Vectors, int Slots, Lie Where>
+NATTEN_KERNEL bool try_lie(const SumArgs<E>& a, int dim) {
   bool all = true;
-  for (int q = 1; q < Queries; ++q) all &= offset[q] == offset[0] + lie_offset<Queries, Slots>(where, q);
+  for (int q = 1; q < Queries; ++q) all &= a.offset[q] == a.offset[0] + lie_offset<Queries, Slots>(Where, q);
+  for (int q = 0; !a.whole && q < Queries; ++q) all &= a.end[q] == a.offset[q] + lie_slots<Slots>(Where, q);
+  if (all) sum_small<E, Queries, Vectors, Slots, Where>(a, dim);
   return all;
 }
 
 template <class E, int Queries, int Vectors, int Slots>
 NATTEN_KERNEL bool try_small(const SumArgs<E>& a, int dim) {
   if (a.slots != Slots) return false;
-  if (lies<Queries, Slots>(Lie::kRegular, a.offset))
-    return sum_small<E, Queries, Vectors, Slots, Lie::kRegular>(a, dim), true;
-  if (lies<Queries, Slots>(Lie::kLow, a.offset)) return sum_small<E, Queries, Vectors, Slots, Lie::kLow>(a, dim), true;
-  if (lies<Queries, Slots>(Lie::kHigh, a.offset))
-    return sum_small<E, Queries, Vectors, Slots, Lie::kHigh>(a, dim), true;
-  return false;
+  return try_lie<E, Queries, Vectors, Slots, Lie::kRegular>(a, dim) ||
+         try_lie<E, Queries, Vectors, Slots, Lie::kLow>(a, dim) ||
+         try_lie<E, Queries, Vectors, Slots, Lie::kHigh>(a, dim) ||
+         (!a.whole && try_lie<E, Queries, Vectors, Slots, Lie::kCausal>(a, dim));
 }
 
 template <class E, int Queries, int Vectors>
@@ -171,6 +206,7 @@ static void sum_group(const SumArgs<E>& a, int dim) {
   }
   bool regular = a.slots >= Queries;  // windows one column apart: the ramps can be unrolled
   for (int q = 1; q < Queries; ++q) regular &= a.offset[q] == a.offset[0] + q;
+  for (int q = 0; !a.whole && q < Queries; ++q) regular &= a.end[q] == a.offset[q] + a.slots;
   if (regular)
     sum_dims<E, Queries, Vectors, true>(a, dim);
   else
@@ -197,7 +233,7 @@ NATTEN_KERNEL void sum_lanes(SumArgs<E> a, int lanes, int dim) {
       case 8: run(Constant<8>{}); break;
     }
     done += count;
-    a.weight += count, a.factor += count, a.out += count, a.offset += count;
+    a.weight += count, a.factor += count, a.out += count, a.offset += count, a.end += count;
   }
 }
 

@@ -1,7 +1,6 @@
 // AVX-512 F, BW, DQ and VL.
 #define NATTEN_ISA avx512
 #include "../fused/table.h"
-#include "../general/table.h"
 #include "../two_stage/table.h"
 
 namespace natten_core::cpu {
@@ -12,8 +11,6 @@ const Kernels kAvx512 = {"avx512",
                          avx512::kTyped<double, double>,
                          avx512::kTyped<float, avx512::Half>,
                          avx512::kTyped<float, avx512::BFloat16>,
-                         avx512::general::kTable<float>,
-                         avx512::general::kTable<double>,
                          avx512::two_stage::kTable<float, float>,
                          avx512::two_stage::kTable<double, double>,
                          avx512::two_stage::kTable<float, avx512::Half>,

@@ -1,7 +1,6 @@
 // Whatever vectors the target's baseline has: SSE2 on x86-64, NEON on aarch64.
 #define NATTEN_ISA generic
 #include "../fused/table.h"
-#include "../general/table.h"
 #include "../two_stage/table.h"
 
 namespace natten_core::cpu {
@@ -12,8 +11,6 @@ const Kernels kGeneric = {"generic",
                           generic::kTyped<double, double>,
                           generic::kTyped<float, generic::Half>,
                           generic::kTyped<float, generic::BFloat16>,
-                          generic::general::kTable<float>,
-                          generic::general::kTable<double>,
                           generic::two_stage::kTable<float, float>,
                           generic::two_stage::kTable<double, double>,
                           generic::two_stage::kTable<float, generic::Half>,

@@ -1,4 +1,4 @@
-// The two stages of the plain problems, those that the fused kernel takes as well. Compiled from its parts.
+// The two stages, made of the fused kernel's parts.
 #pragma once
 
 #include "../plan.h"
@@ -13,9 +13,9 @@ struct TwoStageKernels {
   int lanes;
   int64_t (*scratch_bytes)(const Problem&, const Plan&, TwoStagePass);
   void (*qk)(const QkArgs&, const Plan&, const Chunk&, void* scratch);
-  void (*qk_backward)(const QkBackwardArgs&, const Plan&, const Chunk&, void* scratch, void* grad_bias);
+  void (*qk_backward)(const QkBackwardArgs&, const Plan&, const Chunk&, void* scratch, const ChunkSums&);
   void (*av)(const AvArgs&, const Plan&, const Chunk&, void* scratch);
-  void (*av_backward)(const AvBackwardArgs&, const Plan&, const Chunk&, void* scratch);
+  void (*av_backward)(const AvBackwardArgs&, const Plan&, const Chunk&, void* scratch, const ChunkSums&);
 };
 
 }  // namespace natten_core::cpu

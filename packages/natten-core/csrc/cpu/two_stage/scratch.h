@@ -9,25 +9,32 @@ namespace natten_core::cpu::NATTEN_ISA::two_stage {
 
 template <class T>
 struct Scratch {
+  const TokenSizes<T>& sizes;  // of the tensors of the stage: keys and queries, or values and outputs
   // Of keys or values: rings of packed key rows; null where the pass has no use for them.
   T *key_planes = nullptr, *key_rows = nullptr, *grad_rows = nullptr;
   // Of queries or output gradients: [query row][d][lane] and [query row][lane][d].
   T *planes = nullptr, *rows = nullptr;
   T *weights, *bias = nullptr, *grad_bias = nullptr, *zeros, *results = nullptr;  // weights: [query row][slot][lane]
   const T** pointers;  // [key_rows]
+  Additional<T> additional;
   RowGroup group{};
 
-  Scratch(const Sizes<T>& s, Arena<T>& arena, TwoStagePass pass) {
+  Scratch(const Sizes<T>& s, Arena<T>& arena, TwoStagePass pass)
+      : sizes(pass == TwoStagePass::kQk || pass == TwoStagePass::kQkBackward ? s.key : s.value) {
     const bool qk = pass == TwoStagePass::kQk, qk_backward = pass == TwoStagePass::kQkBackward;
     const bool av_backward = pass == TwoStagePass::kAvBackward, dots = qk || av_backward;
     const int64_t ring = s.plan.ring_rows, table = s.plan.heads_per_chunk * s.bias_head;
-    if (dots) key_planes = arena.take(ring * s.plane), planes = arena.take(s.block_planes());
-    if (!dots) key_rows = arena.take(ring * s.row), results = arena.take(s.block_rows() / kScoreRows);
-    if (qk_backward || av_backward) grad_rows = arena.take(ring * s.row), rows = arena.take(s.block_rows());
+    if (dots) key_planes = arena.take(ring * sizes.plane), planes = arena.take(sizes.block_planes());
+    if (!dots) key_rows = arena.take(ring * sizes.row), results = arena.take(sizes.block_row());
+    if (qk_backward || av_backward)
+      grad_rows = arena.take(ring * sizes.row), rows = arena.take(kScoreRows * sizes.block_row());
+    if (dots) additional.take_planes(s, sizes, arena);
+    if (!dots) additional.take_rows(s, sizes, arena);
+    if (qk_backward || av_backward) additional.take_gradients(s, sizes, arena);
     if (qk) bias = arena.take(table);
     if (qk_backward) grad_bias = arena.take(table);
     weights = arena.take(s.block_scores() + kLanes<T> * kLanes<T>);
-    zeros = arena.take(static_cast<int64_t>(s.slots) * kLanes<T>);
+    zeros = arena.take(s.zeros());
     pointers = arena.template take_as<const T*>(s.key_rows);
     group.keys = arena.template take_as<KeyRow>(RowGroup::most_keys(s.p));
     group.windows = arena.template take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
@@ -41,9 +48,9 @@ struct Scratch {
     const S* tokens[n];
     lane_tokens<T>(s.plan, map.row<S>(t, w.group.z, w.group.y + r), t.axis[kX], w.column, w.column + w.c.lanes - 1,
                    tokens);
-    if (planes) pack_planes<T>(tokens, s.head_dim, scale, planes + static_cast<int64_t>(r) * s.head_dim * n, n);
+    if (planes) pack_planes<T>(tokens, sizes.head_dim, scale, planes + static_cast<int64_t>(r) * sizes.head_dim * n, n);
     for (int lane = 0; rows && lane < w.c.lanes; ++lane)
-      pack_row<T>(tokens[lane], s.head_dim, scale, rows + (static_cast<int64_t>(r) * n + lane) * s.padded_dim);
+      pack_row<T>(tokens[lane], sizes.head_dim, scale, rows + r * sizes.block_row() + lane * sizes.padded_dim);
   }
 
   T* row_weights(const Sizes<T>& s, int r) const { return weights + static_cast<int64_t>(r) * s.window * kLanes<T>; }
@@ -56,21 +63,40 @@ int64_t scratch_bytes(const Problem& problem, const Plan& plan, TwoStagePass pas
   return arena.used * static_cast<int64_t>(sizeof(T));
 }
 
-// Calls body(map, work, ahead) for all blocks of the chunk. `source`: keys or values; `grad`: theirs, or null.
+// The tensors of a stage: keys or values, those beside the window, and the gradient of the former in a backward pass.
+struct Sources {
+  const Tensor &source, &additional;
+  const Tensor* grad = nullptr;
+};
+
+// Calls body(map, work, ahead) for all blocks of the chunk. The gradients of additional keys or values are added to
+// `sums`, see ChunkSums.
 template <class T, class S, class Body>
-NATTEN_KERNEL void for_blocks(const Sizes<T>& s, const Chunk& chunk, const Scratch<T>& scratch, const Tensor& source,
-                              const Tensor* grad, const Touched& touched, Body body) {
-  memset(scratch.zeros, 0, static_cast<size_t>(s.slots) * kLanes<T> * sizeof(T));
+NATTEN_KERNEL void for_blocks(const Sizes<T>& s, const Chunk& chunk, const Scratch<T>& scratch, const Sources& t,
+                              const Touched& touched, double* sums, Body body) {
+  memset(scratch.zeros, 0, static_cast<size_t>(s.zeros()) * sizeof(T));
   const auto drop = [&](const RingRow& row) {
-    if (grad) drop_row<T, S>(s, row, *grad, T(1), scratch.grad_rows);
+    if (t.grad) drop_row<T, S>(s, scratch.sizes, row, *t.grad, T(1), scratch.grad_rows);
   };
   const auto pack = [&](const RingRow& row) {
-    if (scratch.key_planes) pack_key_planes<T, S>(s, row, source, scratch.key_planes);
-    if (scratch.key_rows) pack_key_rows<T, S>(s, row, source, scratch.key_rows);
-    if (grad) memset(scratch.grad_rows + row.slot * s.row, 0, static_cast<size_t>(s.row) * sizeof(T));
+    if (scratch.key_planes) pack_key_planes<T, S>(s, scratch.sizes, row, t.source, scratch.key_planes);
+    if (scratch.key_rows) pack_key_rows<T, S>(s, scratch.sizes, row, t.source, scratch.key_rows);
+    if (t.grad)
+      memset(scratch.grad_rows + row.slot * scratch.sizes.row, 0, static_cast<size_t>(scratch.sizes.row) * sizeof(T));
   };
   for_tiles(s.plan, chunk, [&](const Item& tile, const Item* next_tile) {
-    walk<T, S>(s, tile, next_tile, touched, scratch.group, chunk.head0, drop, pack, body);
+    double* const own = sums + place_of(s.p, s.plan, chunk, tile) * s.additional * scratch.sizes.head_dim;
+    const auto move = [&] {
+      if (t.grad) scratch.additional.move(s, scratch.sizes, 1, own);
+    };
+    int gathered = 0;
+    if (s.additional > 0) scratch.additional.template pack<S>(s, scratch.sizes, tile, t.additional);
+    walk<T, S>(s, tile, next_tile, touched, scratch.group, chunk.head0, drop, pack,
+               [&](const Map& map, const Work& w, Ahead& ahead) {
+                 body(map, w, ahead);
+                 if (++gathered % kGatheredBlocks == 0) move();
+               });
+    move();
   });
 }
 
@@ -80,12 +106,14 @@ NATTEN_KERNEL void sum_rows(const Sizes<T>& s, const Map& map, const Work& w, in
                             T factor, const Tensor& out) {
   alignas(kVectorBytes) T factors[kLanes<T>];
   store<T>(factors, broadcast<T>(factor));
-  const Results<T, S> results(s, w, map.row<S>(out, w.group.z, w.group.y + r), out.axis[kX], scratch.results);
-  window_rows<T>(s, w, r, scratch.key_rows, scratch.pointers);
-  weighted_sums<T>({scratch.row_weights(s, r), scratch.pointers, factors, results.rows, w.c.offset, s.key_rows, s.slots,
-                    s.head_dim, s.padded_dim},
+  const TokenSizes<T>& sizes = scratch.sizes;
+  const Results<T, S> results(s.plan, w, sizes.padded_dim, map.row<S>(out, w.group.z, w.group.y + r), out.axis[kX],
+                              scratch.results);
+  const int rows = window_rows<T>(s, sizes, w, r, scratch.key_rows, scratch.pointers);
+  weighted_sums<T>({scratch.row_weights(s, r), scratch.pointers, factors, results.rows, w.c.offset, w.c.end, rows,
+                    w.c.slots, sizes.head_dim, sizes.padded_dim, w.c.is_whole(), scratch.additional.rows, s.additional},
                    w.c.lanes);
-  results.write(w.c.lanes, s.head_dim);
+  results.write(w.c.lanes, sizes.head_dim);
 }
 
 }  // namespace natten_core::cpu::NATTEN_ISA::two_stage

@@ -34,13 +34,14 @@ DEV_FN void multiply_by_keys(float (&sum)[kParts][kDim / 8][4], const Scores<T>&
   }
 }
 
-// P and dS of the warp's queries to `scores`, dS added to `bias`; dQ. `lse` and `grad_lse` tell these of the lane's
-// rows.
+// P and dS of the warp's queries to `scores`, dS added to `bias`; dQ. `lse_of` and `grad_lse_of` know the lane's rows.
 template <class T, int kDim, int kKeyTiles, bool kBias, class Lse, class GradLse>
 DEV_FN Rounded<T, kDim> backward_queries(const ForwardParams& p, const float (&table)[kKeyTiles][4],
                                          float (&bias)[kKeyTiles][4], int tokens, uint32_t stage,
                                          const Scores<T>& scores, const Lse& lse_of, const GradLse& grad_lse_of) {
   constexpr int kTile = kTileBytes<T, kDim>;
+  // Where the rows of all keys, loaded ahead, would leave too few registers, a branch ends the code that nvcc reorders.
+  constexpr bool kEndBlocks = !dev::is_16_bit<T> || kKeyTiles == 8;
   const float scale = p.scale * kLog2E;
   float weight[kKeyTiles][4] = {}, grad[kKeyTiles][4] = {};  // P; dP, then dS
   {
@@ -49,7 +50,7 @@ DEV_FN Rounded<T, kDim> backward_queries(const ForwardParams& p, const float (&t
     load_factor<T, kDim>(query, stage + kQueries * kTile);
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
-      if ((!dev::is_16_bit<T> || kKeyTiles == 8) && n * 8 >= tokens) break;
+      if (kEndBlocks && n * 8 >= tokens) break;
       multiply_transposed<T, kDim>(weight[n], query, stage + kKeys * kTile, n * 8);
 #pragma unroll
       for (int i = 0; i < 4; ++i) weight[n][i] = dev::ex2(dev::fma(weight[n][i], scale, table[n][i] - lse[i >> 1]));
@@ -61,7 +62,7 @@ DEV_FN Rounded<T, kDim> backward_queries(const ForwardParams& p, const float (&t
     load_factor<T, kDim>(grad_output, stage + kGradOutputs * kTile);
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
-      if ((!dev::is_16_bit<T> || kKeyTiles == 8) && n * 8 >= tokens) break;
+      if (kEndBlocks && n * 8 >= tokens) break;
       multiply_transposed<T, kDim>(grad[n], grad_output, stage + kValues * kTile, n * 8);
 #pragma unroll
       for (int i = 0; i < 4; ++i) delta[i >> 1] = dev::fma(weight[n][i], grad[n][i], delta[i >> 1]);

@@ -33,8 +33,6 @@ int32_t chunks_of(const Problem& problem, int64_t blocks) {
   return static_cast<int32_t>(std::clamp<int64_t>(blocks / problem.heads, 1, maps_of(problem)));
 }
 
-int bytes_of(const Problem& problem) { return problem.dtype == DType::kFloat32 ? 4 : 2; }
-
 // Calls `work` with a number of the type that the kernels multiply.
 template <class Work>
 void with_type(const Problem& problem, const Work& work) {

@@ -1,6 +1,6 @@
 // The family "dense": a map, or a residue map of a dilated problem, of at most 64 tokens is one attention problem that
-// a block of four warps holds as a whole. fp16 and bf16, tensor cores, sm_80 and later; forward, and backward in one
-// pass.
+// a block of four warps holds as a whole. fp16, bf16, and fp32 in TF32; tensor cores, sm_80 and later; forward, and
+// backward in one pass.
 #pragma once
 
 #include <cstddef>

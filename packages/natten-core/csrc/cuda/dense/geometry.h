@@ -70,6 +70,9 @@ DEV_HD Place place_of(const Segment& segment, int map) {
 
 Geometry geometry_of(const Problem& problem);
 
+// Of an element; fp32 is as long in TF32.
+inline int bytes_of(const Problem& problem) { return problem.dtype == DType::kFloat32 ? 4 : 2; }
+
 // `bytes` of an element.
 View view_of(const Tensor& tensor, int bytes);
 

@@ -11,6 +11,7 @@ struct Size {
   int dim, key_tiles;
 };
 
+// T: half, bf16 or tf32.
 template <class T>
 void run_forward(const ForwardParams& params, Size size, const Launch& launch);
 

@@ -11,6 +11,7 @@
 
 namespace natten_core::cuda::dense {
 
+// Columns of a factor that one product takes.
 template <class T>
 inline constexpr int kStep = 32 / static_cast<int>(sizeof(T));
 
@@ -50,9 +51,7 @@ template <class T, int kDim>
 DEV_FN void load_factor(uint32_t (&a)[kDim / kStep<T>][4], uint32_t tile) {
   const uint32_t row = row_of<kRowBytes<T, kDim>>(tile, warp_of() * 16 + (lane_of() & 15));
 #pragma unroll
-  for (int s = 0; s < kDim / kStep<T>; ++s) {
-    dev::ldmatrix_x4(a[s], chunk_of(row, s * 2 + (lane_of() >> 4)));
-  }
+  for (int s = 0; s < kDim / kStep<T>; ++s) dev::ldmatrix_x4(a[s], chunk_of(row, s * 2 + (lane_of() >> 4)));
 }
 
 // sum += A . rows^T, for 8 rows of `tile` from `first`.

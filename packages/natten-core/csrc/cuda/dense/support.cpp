@@ -10,8 +10,6 @@ namespace natten_core::cuda::dense {
 
 namespace {
 
-int64_t bytes_of(const Problem& problem) { return problem.dtype == DType::kFloat32 ? 4 : 2; }
-
 bool copies_rows(const Tensor& tensor, const Problem& problem) {
   if (!tensor.data) return true;
   const int64_t chunk = 16 / bytes_of(problem);
@@ -22,7 +20,7 @@ bool copies_rows(const Tensor& tensor, const Problem& problem) {
   return aligned;
 }
 
-// What does not fit in the 16-bit kernels' types fits every device: see shape.h.
+// Only fp32 with long rows may not fit a device; `bytes_for_128` is what a block of such a kernel needs.
 bool fits(const Problem& problem, int bytes_for_128, int architecture) {
   return problem.dtype != DType::kFloat32 || max_of(problem.head_dim, problem.head_dim_v) <= 64 ||
          bytes_for_128 <= shared_limit(architecture);
@@ -36,7 +34,7 @@ bool is_compact(const Tensor& tensor, const Problem& problem, int64_t bytes) {
 
 constexpr char kUnaligned[] = "rows that do not start at multiples of 16 bytes";
 constexpr char kWide[] = "a sample of 2 GiB or more";
-constexpr char kLarge[] = "head_dim above 64 in fp32 with the shared memory of this device";
+constexpr char kLarge[] = "fp32 with head_dim above 64, for which this device has too little shared memory";
 
 }  // namespace
 
@@ -46,7 +44,7 @@ const char* unsupported(const Problem& problem, int architecture) {
   if (problem.dtype == DType::kFloat64) return "fp64";
   if (problem.head_dim > 128 || problem.head_dim_v > 128) return "head_dim above 128";
   if (problem.dtype == DType::kFloat32) {
-    if (problem.head_dim % 4 || problem.head_dim_v % 4) return "head_dim not a multiple of 4";
+    if (problem.head_dim % 4 || problem.head_dim_v % 4) return "fp32 with head_dim not a multiple of 4";
     if (!fits(problem, ForwardShape<dev::tf32, 128>::kSharedBytes, architecture)) return kLarge;
   } else if (problem.head_dim % 8 || problem.head_dim_v % 8) {
     return "head_dim not a multiple of 8";

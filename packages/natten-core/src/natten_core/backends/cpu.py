@@ -14,7 +14,6 @@ from natten_core import _loader
 from natten_core._problem import Problem, compute_dtype
 from natten_core.backends._handle import (
     address,
-    facts,
     hashable,
     kernels,
     make,
@@ -39,25 +38,12 @@ def not_supported_reasons(problem: Problem) -> tuple[str, ...]:
 
 def kernel_name(problem: Problem, *tensors: Tensor) -> str:
     """The kernel that runs `problem`, for `natten_core.explain`."""
-    family = kernels().cpu_family(make(*facts(problem, problem.compute_dtype)))
-    return f"{family}-{kernels().build_info()['isa_default']}"
+    return f"fused-{kernels().build_info()['isa_default']}"
 
 
 def passed_over(problem: Problem, *tensors: Tensor) -> tuple[tuple[str, str], ...]:
-    """The fused kernels, where the general ones have to do it, with the first thing that they do not support."""
-    if any(stride != 1 for stride in problem.stride):
-        lacks = "stride above 1"
-    elif any(problem.is_causal):
-        lacks = "causal axes"
-    elif problem.heads_kv != problem.heads:
-        lacks = "fewer heads in key and value than in query"
-    elif problem.head_dim_v != problem.head_dim:
-        lacks = "a head_dim of value other than that of query"
-    elif problem.additional > 0:
-        lacks = "additional keys"
-    else:
-        return ()
-    return (("fused", f"it does not support {lacks}"),)
+    """None: there is one family of kernels, which takes everything."""
+    return ()
 
 
 def na_forward(
@@ -90,9 +76,8 @@ def na_backward(
     """Gradients (contiguous) of query, key, value, rpb, additional keys and values; empty for what was not given."""
     shapes = (query.shape, key.shape, value.shape)
     call = _Call((query, key, value), shapes, (rpb, additional_keys, additional_values), settings)
-    grads = [call.empty_like(tensor) for tensor in (query, key, value)]
-    more = call.backward(grad_output, grad_lse, [span(grad) for grad in grads])
-    return *(grad.to(query.dtype) for grad in grads), *more
+    grads = [empty_like(tensor) for tensor in (query, key, value)]
+    return *grads, *call.backward(grad_output, grad_lse, [span(grad) for grad in grads])
 
 
 def na_qkvpacked_forward(
@@ -121,43 +106,30 @@ def na_qkvpacked_backward(
     """Gradients of qkv (contiguous, written in place by the kernel), rpb, additional keys and values."""
     shapes = (qkv.shape[:-3] + qkv.shape[-2:],) * 3
     call = _Call((qkv,), shapes, (rpb, additional_keys, additional_values), settings)
-    grad_qkv = call.empty_like(qkv)
+    grad_qkv = empty_like(qkv)
     grads = spans_of_three((grad_qkv.data_ptr(), *grad_qkv.stride()), grad_qkv.itemsize)
-    more = call.backward(grad_output, grad_lse, grads)
-    return grad_qkv.to(qkv.dtype), *more
-
-
-@lru_cache(maxsize=1024)
-def fitted(dtype: torch.dtype, *facts: Any) -> tuple[Any, torch.dtype, torch.dtype]:
-    """The problem in C++, the dtype in which its kernels take tensors, and that in which they compute.
-
-    Fused kernels know 16-bit types; the general ones are given copies in the compute dtype.
-    """
-    compute, problem = compute_dtype(dtype), make(dtype, *facts)
-    if dtype is not compute and kernels().cpu_family(problem) != "fused":
-        return make(compute, *facts), compute, compute
-    return problem, dtype, compute
+    return grad_qkv, *call.backward(grad_output, grad_lse, grads)
 
 
 @lru_cache(maxsize=1024)
 def _prepare(
     dtype: torch.dtype, query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *rest: Any
-) -> tuple[Any, torch.dtype, torch.dtype, tuple[tuple[int, ...], ...]]:
+) -> tuple[Any, torch.dtype, tuple[tuple[int, ...], ...]]:
     """Everything about a call that needs no tensor.
 
     Returns:
-        The problem in C++, or None where there is nothing to compute; `_Call.dtype` and `_Call.compute`; and how
-        output and log-sum-exp are laid out.
+        The problem in C++, or None where there is nothing to compute; `_Call.compute`; and how output and log-sum-exp
+        are laid out.
     """
-    prepared = (None, dtype, compute_dtype(dtype)) if 0 in query else fitted(dtype, query, key, value, *rest)
-    return *prepared, results(query, value)
+    problem = None if 0 in query else make(dtype, query, key, value, *rest)
+    return problem, compute_dtype(dtype), results(query, value)
 
 
 class _Call:
     """What the kernels read, and the tensors that had to be copied for it, which live as long as the call.
 
     Attributes:
-        dtype: of query, key, value, output and their gradients as the kernels see them, see `fitted`.
+        like: a tensor of the dtype of query, key, value, output and their gradients.
         compute: of the bias, the log-sum-exp and their gradients.
     """
 
@@ -174,10 +146,10 @@ class _Call:
         rpb, more_keys, more_values = optional
         given = (shape(rpb), shape(more_keys), shape(more_values))
         prepared = _prepare(like.dtype, *shapes, *given, *hashable(settings))
-        self.problem, self.dtype, self.compute, self.results = prepared
+        self.problem, self.compute, self.results = prepared
         spans = [self.span(tensor) for tensor in main]
         if len(main) == 1:
-            spans = spans_of_three(spans[0], self.dtype.itemsize)
+            spans = spans_of_three(spans[0], like.itemsize)
         bias = 0
         if rpb is not None:
             if rpb.dtype is not self.compute or not rpb.is_contiguous():
@@ -191,15 +163,15 @@ class _Call:
         )
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        like, dtype, compute = self.like, self.dtype, self.compute
+        empty, compute = self.like.new_empty_strided, self.compute
         shape, strides, lse_shape, lse_strides = self.results
-        empty, same = like.new_empty_strided, like.dtype  # quicker where no dtype is named
-        output = empty(shape, strides) if same is dtype else empty(shape, strides, dtype=dtype)
-        lse = empty(lse_shape, lse_strides) if same is compute else empty(lse_shape, lse_strides, dtype=compute)
+        output = empty(shape, strides)
+        same = self.like.dtype is compute  # quicker where no dtype is named
+        lse = empty(lse_shape, lse_strides) if same else empty(lse_shape, lse_strides, dtype=compute)
         if self.problem is not None:
             spans = (output.data_ptr(), *strides), (lse.data_ptr(), *lse_strides)
             kernels().cpu_forward(self.problem, threads(), *self.spans, *spans)
-        return output if same is dtype else output.to(same), lse
+        return output, lse
 
     def backward(
         self, grad_output: Tensor, grad_lse: Tensor | None, grads: Sequence[tuple[int, ...] | None]
@@ -229,20 +201,21 @@ class _Call:
         )
 
     def span(self, tensor: Tensor) -> tuple[int, ...]:
-        """Address and strides of the tensor in `dtype`, with a unit last stride; of itself where it is so."""
+        """Address and strides of the tensor in the call's dtype, with a unit last stride; of itself where it is so."""
         strides = tensor.stride()
-        if (strides[-1] != 1 and tensor.shape[-1] != 1) or tensor.dtype is not self.dtype:
-            (tensor,) = readable((tensor,), self.dtype)
+        if (strides[-1] != 1 and tensor.shape[-1] != 1) or tensor.dtype is not self.like.dtype:
+            (tensor,) = readable((tensor,), self.like.dtype)
             strides = self.keep(tensor).stride()
         return (tensor.data_ptr(), *strides)
-
-    def empty_like(self, tensor: Tensor) -> Tensor:
-        """For the gradient of `tensor`."""
-        return torch.empty_like(tensor, dtype=self.dtype, memory_format=torch.contiguous_format)
 
     def keep(self, tensor: Tensor) -> Tensor:
         self.kept.append(tensor)
         return tensor
+
+
+def empty_like(tensor: Tensor) -> Tensor:
+    """For the gradient of `tensor`."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def readable(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Any]:

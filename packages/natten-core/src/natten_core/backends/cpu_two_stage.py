@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from natten_core.backends._handle import address, hashable, kernels, shape, span
-from natten_core.backends.cpu import fitted, readable, threads
+from natten_core._problem import compute_dtype
+from natten_core.backends._handle import address, hashable, kernels, make, shape, span
+from natten_core.backends.cpu import readable, threads
 
 
 def qk(query: Tensor, key: Tensor, rpb: Tensor | None, additional_keys: Tensor | None, *settings: Any) -> Tensor:
@@ -19,9 +20,9 @@ def qk(query: Tensor, key: Tensor, rpb: Tensor | None, additional_keys: Tensor |
     if not query.numel():
         return query.new_empty(shape)
     call = _Scores(query, key, rpb, additional_keys, settings)
-    scores = query.new_empty(shape, dtype=call.dtype)
+    scores = query.new_empty(shape)
     kernels().cpu_qk(call.problem, threads(), *call.spans, span(scores))
-    return scores if call.dtype is query.dtype else scores.to(query.dtype)
+    return scores
 
 
 def qk_backward(
@@ -46,9 +47,9 @@ def av(attn: Tensor, value: Tensor, additional_values: Tensor | None, *settings:
     if not attn.numel():
         return attn.new_empty(shape)
     call = _Weights(attn, value, additional_values, settings)
-    output = attn.new_empty(shape, dtype=call.dtype)
+    output = attn.new_empty(shape)
     kernels().cpu_av(call.problem, threads(), *call.spans, span(output))
-    return output if call.dtype is attn.dtype else output.to(attn.dtype)
+    return output
 
 
 def av_backward(
@@ -60,21 +61,22 @@ def av_backward(
         return _zeros(given, attn)
     call = _Weights(attn, value, additional_values, settings)
     (grad,) = readable((grad_output,), call.dtype)
-    grads = [_room(tensor, call.dtype) for tensor in given]
+    dtypes = (call.dtype, call.dtype, call.compute)
+    grads = [_room(tensor, dtype) for tensor, dtype in zip(given, dtypes, strict=True)]
     kernels().cpu_av_backward(call.problem, threads(), *call.spans, span(grad), *map(span, grads))
     return _as_given(grads, given, attn)
 
 
 class _Call:
-    """The problem of a stage, and the type in which its kernels take tensors.
+    """The problem of a stage.
 
     Attributes:
-        dtype: of tensors as the kernels see them, see `natten_core.backends.cpu.fitted`.
-        compute: of the bias and its gradient.
+        dtype: of its tensors.
+        compute: of the bias, and of the gradients that are sums over queries.
     """
 
     def __init__(self, dtype: torch.dtype, shapes: tuple[Any, ...], settings: tuple[Any, ...]) -> None:
-        self.problem, self.dtype, self.compute = fitted(dtype, *shapes, *settings)
+        self.problem, self.dtype, self.compute = make(dtype, *shapes, *settings), dtype, compute_dtype(dtype)
 
 
 class _Scores(_Call):
