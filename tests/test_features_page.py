@@ -41,6 +41,6 @@ def test_what_the_cuda_kernels_refuse_is_what_their_sources_say(family: str) -> 
     plan = re.findall(r'"([^"]+)"', (CUDA / "plan.cpp").read_text())
     layout = {reason for reason in plan if "2^31" in reason or "16 bytes" in reason}
     with_tf32 = {reason for reason in device if "dtype" not in reason} | {x for x in plan if "TF32 is not" in x}
-    shared = {"dense": with_tf32, "band": device | layout, "box": device | layout, "simt": set()}
+    shared = {"dense": with_tf32, "band": with_tf32 | layout, "box": device | layout, "simt": set()}
     assert (len(device), len(layout)) == (3, 2)
     assert refusals(f"cuda {family}") == reasons(f"{family}/support.cpp") | shared[family]

@@ -155,6 +155,30 @@ def test_fp32_is_multiplied_in_tf32_only_where_that_is_allowed(backward: bool) -
     assert (family, rejected["dense"]) == ("simt", "fp64")
 
 
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(
+    ("architecture", "head_dim", "kernel", "reason"),
+    [
+        (80, 32, 7, None),
+        (90, 32, 13, None),
+        (80, 20, 7, None),
+        (120, 64, 7, None),
+        (80, 64, 9, None),
+        (90, 64, 11, "fp32 with head_dim above 32 and a kernel above 9"),
+        (90, 128, 7, "fp32 with head_dim above 64"),
+        (90, 30, 7, "fp32 with head_dim not a multiple of 4"),
+        (86, 32, 11, "a kernel this large with this head_dim"),
+        (75, 32, 7, "a device before sm_80"),
+    ],
+)
+def test_fp32_on_larger_maps(backward: bool, architecture: int, head_dim: int, kernel: int, reason: str | None) -> None:
+    sizes = {"head_dim": head_dim, "head_dim_v": head_dim, "kernel_size": (kernel, kernel), "dtype": "float32"}
+    family, rejected = plan(architecture, backward=backward, tf32=True, **sizes)
+    assert family == ("simt" if reason else "band")
+    assert rejected.get("band") == reason
+    assert plan(architecture, backward=backward, **sizes)[1]["band"] == (reason or NO_TF32)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_settings_of_torch_are_blamed_only_where_they_matter(case: Case) -> None:
     given, rejected = of(case, "float32", tf32=False)

@@ -19,7 +19,7 @@ constexpr char kNoTf32[] =
     "fp32 while TF32 is not allowed by torch's settings (torch.set_float32_matmul_precision('high') allows it)";
 
 // Whether the family multiplies fp32 on tensor cores, which take it in TF32.
-bool has_tf32(Family family) { return family == Family::kDense; }
+bool has_tf32(Family family) { return family == Family::kDense || family == Family::kBand; }
 bool in_tf32(Family family, const Problem& problem) { return problem.dtype == DType::kFloat32 && has_tf32(family); }
 
 const char* device_reason(Family family, const Problem& problem, const Facts& facts) {

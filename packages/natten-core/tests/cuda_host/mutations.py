@@ -1,6 +1,6 @@
 """Takes one barrier, wait, commit, swizzle or conversion out of the kernels at a time: would the tests notice?
 
-    python mutations.py [--list] [--only TEXT] simt two-stage dense dense-tf32 band box band-16 band-64 band-128 ...
+    python mutations.py [--list] [--only TEXT] simt two-stage dense dense-tf32 band band-tf32 box band-16 ...
 
 The kernels of a setting are compiled once, with a switch at every such place (about a minute); then each mutant runs
 a few cases (a second). It is noticed if the emulator reports something, a result is wrong, or shared memory
@@ -41,6 +41,7 @@ _CALL = re.compile(
 _XOR = re.compile(r" \^ ")
 _SWIZZLE = re.compile(r"(?<=const int swizzle = )[^;]+(?=;)")
 _CONVERSION = re.compile(r"dev::to_tf32\(")
+_UNCUT = re.compile(r" \* kUncut")
 # Before each changed file: the number of the mutant that runs, 0 for none.
 _SWITCH = """#ifndef NATTEN_MUTANT
 #define NATTEN_MUTANT
@@ -64,6 +65,7 @@ class Setting(NamedTuple):
     also: tuple[torch.dtype, ...] = ()  # for mutants that the dtype does not notice
 
 
+TF32 = ".*(kUncut|to_tf32)"  # in lines that 16-bit kernels do not run
 BAND_CASES = ("b-dilated-remainder", "b-grouped", "b-wide", "b-tall", "b-idle-warp", "b-many-samples")
 BOX_CASES = ("x-3d-7", "x-3d-dilated", "x-3d-wide", "x-3d-grouped", "x-3d-tall", "x-1d-dilated", "x-many-planes")
 NAMED.update({case.name: case for case in MORE})
@@ -72,11 +74,12 @@ NAMED.update({case.name: case for case in MORE})
 def band(head_dim: int, dtype: torch.dtype) -> Setting:
     # With head_dim 16 a row is read as one matrix, the first, whose offset nothing is added to.
     where = r"^band/(?!.*\(first \^ )" if head_dim == 16 else r"^band/"
+    where += rf"(?!{TF32})"
     return Setting("band", dtype, BAND_CASES, others(head_dim, dtype), where, head_dim)
 
 
 def box(head_dim: int, dtype: torch.dtype) -> Setting:
-    where = r"^(box/|band/(fragments|signals|backward_bias|backward_reduce)\.)"
+    where = rf"^(box/|band/(fragments|signals|backward_bias|backward_reduce)\.)(?!{TF32})"
     return Setting("box", dtype, BOX_CASES, others(head_dim, dtype), where, head_dim)
 
 
@@ -106,7 +109,7 @@ SETTINGS = {
         torch.bfloat16,
         ("d-dilated-remainder", "d-128", "d-many-maps", "d-128-many-maps"),
         r"_half\.cu",
-        r"^dense/(?!.*to_tf32)",
+        rf"^dense/(?!{TF32})",
         also=(torch.float32,),
     ),
     "dense-tf32": Setting(
@@ -118,6 +121,13 @@ SETTINGS = {
         also=(torch.bfloat16,),
     ),
     "band": band(32, torch.bfloat16),
+    "band-tf32": Setting(
+        "band",
+        torch.float32,
+        (*BAND_CASES, "b-64"),
+        r"_(half|bf16)_d\d+\.cu",
+        r"^band/(?!.*d & 3\) << 5)",  # where ldmatrix finds 16-bit rows
+    ),
     "box": box(32, torch.bfloat16),
     # Other head_dims and the other dtype are kernels of their own from the same lines.
     "band-16": band(16, torch.bfloat16),
@@ -158,6 +168,8 @@ def mutations() -> Iterator[Mutation]:
                 yield Mutation(path, number, line, *found.span(), f"(natten_mutant != {{}}) * ({found[0]})")
             for found in _CONVERSION.finditer(code):
                 yield Mutation(path, number, line, *found.span(), "dev::to_tf32_unless(natten_mutant == {}, ")
+            for found in _UNCUT.finditer(code):
+                yield Mutation(path, number, line, *found.span(), " * (natten_mutant == {} ? 1.0f : kUncut)")
 
 
 def write(chosen: list[Mutation], changed: Path) -> None:

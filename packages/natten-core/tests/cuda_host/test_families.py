@@ -7,7 +7,7 @@ from typing import Any
 import cuda_builder
 import pytest
 import torch
-from cuda_cases import BAND, BOX, DENSE, HALVES, NAMED, TENSOR_CORES, expected, hold, in_tf32, run
+from cuda_cases import BAND, BAND_TF32, BOX, DENSE, HALVES, NAMED, TENSOR_CORES, expected, hold, in_tf32, run
 from cuda_harness import Options, run_backward, run_forward, unsupported
 from natten_cases import CASES, Case, relative_error
 
@@ -35,6 +35,7 @@ RUNS = [
     *over("dense", DENSE),
     *over("dense", DENSE, (torch.float32,)),
     *over("band", BAND),
+    *over("band", BAND_TF32, (torch.float32,)),
     *over("box", BOX),
 ]
 # Of each kind of kernel one or two, for what has nothing to do with numbers.
@@ -43,6 +44,7 @@ FEW = [
     *over("dense", [NAMED["d-dilated-remainder"], NAMED["d-24"]]),
     *over("dense", [NAMED["d-dilated-remainder"], NAMED["d-24"]], (torch.float32,)),
     *over("band", [NAMED["b-dilated-remainder"], NAMED["b-24"]]),
+    *over("band", [NAMED["b-dilated-remainder"], NAMED["b-20"]], (torch.float32,)),
     *over("box", [NAMED["x-3d-dilated"], NAMED["x-1d-dilated"]]),
 ]
 
@@ -105,6 +107,7 @@ FAR = [
     *over("dense", [NAMED["d-7x7"]]),
     *over("dense", [NAMED["d-7x7"]], (torch.float32,)),
     *over("band", [NAMED["b-9x10"]]),
+    *over("band", [NAMED["b-9x10"]], (torch.float32,)),
     *over("box", [NAMED["x-3d-even"]]),
 ]
 

@@ -67,8 +67,8 @@ NATTEN_INLINE int sums_bytes(int kernel_y, int kernel_x) {
   return (kScratch + ((2 * kernel_y - 1) * (2 * kernel_x - 1) + 3) / 4 * 4) * 4;
 }
 
-// Warps of a multiprocessor that the registers of the backward kernels allow.
-constexpr int backward_warps(int head_dim, int tiles) { return head_dim > 32 ? 8 : tiles == 2 ? 16 : 12; }
+// Warps of a multiprocessor that the registers of the backward kernels allow, for rows of so many 16-bit elements.
+constexpr int backward_warps(int halves, int tiles) { return halves > 32 ? 8 : tiles == 2 ? 16 : 12; }
 
 // Where the key tiles must begin for none to need more than `columns` query columns: 0 to -7; 1 if that is impossible.
 inline int key_origin(const Map& map, int columns) {

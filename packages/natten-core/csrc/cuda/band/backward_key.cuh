@@ -12,32 +12,34 @@
 
 namespace natten_core::cuda::band {
 
-// kFixed: exactly 7 rows; then the steps away from borders know which of their 8 query rows see which keys.
-template <int kTiles_, bool kFixed_, int D>
+// kFixed: exactly 7 rows; then the steps away from borders know which of their 8 query rows see which keys. Rows are of
+// kHalves 16-bit elements.
+template <int kTiles_, bool kFixed_, int kHalves>
 struct KeyShape {
   static constexpr int kTiles = kTiles_;
   static constexpr bool kFixed = kFixed_;
   static constexpr int kRows = 8;
   static constexpr int kColumns = kTiles * 8;
-  static constexpr int kBlocks = backward_warps(D, kTiles) == 16 ? 2 : 1;
+  static constexpr int kBlocks = backward_warps(kHalves, kTiles) == 16 ? 2 : 1;
   using Table = BackwardTable<kTiles>;
 };
 
 template <class T, class Shape, class R, int D>
 struct KeyTile {
-  static constexpr int kTiles = Shape::kTiles, kStep = 16 * D;  // bytes of 8 columns
+  static constexpr int kTiles = Shape::kTiles, kStep = 8 * kRowBytes<T, D>;  // bytes of 8 columns
+  static constexpr int kPerNumber = kRowBytes<T, D> / 8;  // bytes of the ring for one of the statistics
   using Sums = KeySums<R, D>;
 
   BackwardRing<T, D> ring;
-  RowOffsets<D> query_offsets;  // in a row of the ring, of the lane's query of the first n-tile
-  uint32_t pair_offset, single_offset;  // likewise, of its address for ldmatrix of two n-tiles, and of one
+  RowOffsets<kHalves<T, D>> query_offsets;  // in a row of the ring, of the lane's query of the first n-tile
+  ColumnOffsets<T, D> column_offsets;  // likewise, for products over queries
   uint32_t statistics;  // [slots, 2, columns], at the lane's column of the first n-tile as an accumulator's column
   float scale_log2;
   Map map;
   typename Shape::Table table;
 
   struct Keys {
-    RowPair<D> key, value;  // no value where the gradient of keys is not asked for
+    RowPair<kHalves<T, D>> key, value;  // no value where the gradient of keys is not asked for
   };
 
   // What the upper key row had for the previous query row: the lower one has it for this.
@@ -83,20 +85,19 @@ struct KeyTile {
  private:
   // The query row that the ring has at `at`; `upper` are the biases of the upper key row.
   DEV_FN void add(Sums& sums, const Keys& k, uint32_t at, uint32_t upper, float (&lower)[kTiles][2]) const {
-    const uint32_t query = ring.first + at, output = ring.second + at, numbers = statistics + at / (D / 4);
+    const uint32_t query = ring.first + at, output = ring.second + at, numbers = statistics + at / kPerNumber;
 #pragma unroll
     for (int t = 0; t < kTiles; t += 2) {  // products over queries take two n-tiles
       float weight[2][4], grad[2][4];
       weigh(weight[0], grad[0], k, query, output, numbers, t, upper, lower[t]);
       const uint32_t step = uint32_t(t * kStep);
       if (t + 1 == kTiles) {
-        if constexpr (R::kValue) add_product<T, D>(sums.value, Factor<T>(weight[0]), output + step, single_offset);
-        if constexpr (R::kKey) add_product<T, D>(sums.key, Factor<T>(grad[0]), query + step, single_offset);
+        if constexpr (R::kValue) add_tile<T, D>(sums.value, weight[0], output + step, column_offsets);
+        if constexpr (R::kKey) add_tile<T, D>(sums.key, grad[0], query + step, column_offsets);
       } else {
         weigh(weight[1], grad[1], k, query, output, numbers, t + 1, upper, lower[t + 1]);
-        if constexpr (R::kValue)
-          add_product<T, D>(sums.value, Factor<T>(weight[0], weight[1]), output + step, pair_offset);
-        if constexpr (R::kKey) add_product<T, D>(sums.key, Factor<T>(grad[0], grad[1]), query + step, pair_offset);
+        if constexpr (R::kValue) add_tiles<T, D>(sums.value, weight[0], weight[1], output + step, column_offsets);
+        if constexpr (R::kKey) add_tiles<T, D>(sums.key, grad[0], grad[1], query + step, column_offsets);
       }
     }
   }
@@ -107,12 +108,12 @@ struct KeyTile {
     const auto bias = dev::lds<dev::vec<float, 2>>(upper + uint32_t(t * 256));
     float score[4] = {bias[0], bias[1], lower[0], lower[1]};
     lower[0] = bias[0], lower[1] = bias[1];
-    multiply_rows<T, D>(score, k.key, load_shared_row<D>(query + uint32_t(t * kStep), query_offsets));
+    multiply_rows<T>(score, k.key, load_shared_row<kHalves<T, D>>(query + uint32_t(t * kStep), query_offsets));
     const auto lse = dev::lds<dev::vec<float, 2>>(numbers + uint32_t(t * 32));
     if constexpr (R::kKey) {
       const auto delta = dev::lds<dev::vec<float, 2>>(numbers + uint32_t(t * 32 + ring.columns * 4));
       grad[0] = grad[2] = delta[0], grad[1] = grad[3] = delta[1];
-      multiply_rows<T, D>(grad, k.value, load_shared_row<D>(output + uint32_t(t * kStep), query_offsets));
+      multiply_rows<T>(grad, k.value, load_shared_row<kHalves<T, D>>(output + uint32_t(t * kStep), query_offsets));
     }
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -156,7 +157,7 @@ DEV_FN void load_queries(const KeyPassParams<T>& p, const Part& part, const Back
                                   p.head_dim);
       const auto load_statistics = [&](int row, uint32_t at) {
         const float* const row_from = from + int64_t(2 * row) * p.length_x;
-        const uint32_t to = statistics + at / (D / 4);
+        const uint32_t to = statistics + at / (kRowBytes<T, D> / 8);
         for (int column = lane; column < columns; column += 32) {
           const bool valid = row < map.length_y && first + column < map.length_x;
           const float* const a = valid ? row_from + column : from;
@@ -236,9 +237,8 @@ key_pass(const KeyPassParams<T> p) {
   const int query_x = first_query_column(map, x, Shape::kColumns);
   using Own = KeyTile<T, Shape, R, D>;
   Own tile{ring,
-           RowOffsets<D>(query_x - first + group, quad_lane),
-           shared_offset<D>(query_x - first + (lane & 15), lane >> 4),
-           shared_offset<D>(query_x - first + (lane & 7), lane >> 4),
+           RowOffsets<kHalves<T, D>>(query_x - first + group, quad_lane),
+           ColumnOffsets<T, D>(query_x - first, lane),
            statistics + uint32_t((query_x - first + quad_lane * 2) * 4),
            p.scale * kLog2e,
            map,
@@ -260,13 +260,13 @@ key_pass(const KeyPassParams<T> p) {
       const auto rows_of = [&](const auto& view, int y) {
         return LaneRows(view, p.cut, part, sample, key_head, y, column);
       };
-      RowWords<D> keys[2], values[2] = {};
+      RowWords<kHalves<T, D>> keys[2], values[2] = {};
       const auto fetch = [&](int y) {
         const auto key = rows_of(p.key, y), value = rows_of(p.value, y);
 #pragma unroll
         for (int h = 0; h < 2; ++h) {
-          keys[h] = load_row<D>(key[h], p.head_dim, quad_lane, y + h < map.length_y);
-          if (R::kKey) values[h] = load_row<D>(value[h], p.head_dim, quad_lane, y + h < map.length_y);
+          keys[h] = load_row<kHalves<T, D>>(key[h], p.head_dim, quad_lane, y + h < map.length_y);
+          if (R::kKey) values[h] = load_row<kHalves<T, D>>(value[h], p.head_dim, quad_lane, y + h < map.length_y);
         }
       };
 
@@ -276,7 +276,8 @@ key_pass(const KeyPassParams<T> p) {
         const int begin = seen_begin_y(map, y), end = seen_end_y(map, y);
         uint32_t at = at_begin;
         at_begin = ring.next(at_begin, seen_begin_y(map, y + kTileY) - begin);
-        const typename Own::Keys k{{keys[0], keys[1]}, {values[0], values[1]}};
+        const typename Own::Keys k{{factors<T>(keys[0]), factors<T>(keys[1])},
+                                   {factors<T>(values[0]), factors<T>(values[1])}};
         typename Own::Sums sums;
         signals.wait_loaded(step);
         if (Shape::kFixed && y >= Shape::kRows - 1 && y + Shape::kRows < map.length_y) {

@@ -26,12 +26,13 @@ void key_pass_dim(const BackwardArgs& args, const BackwardPlan& plan, void* work
   const Cut& cut = p.cut;
   const dev::Grid grid{unsigned(problem.heads_kv), unsigned(cut.dilation_y * cut.dilation_x * cut.strips * cut.bands),
                        unsigned(ceil_div(cut.batch, cut.batch_per_block))};
-  for_results<D>([&](auto results) {
+  constexpr int kLong = kHalves<T, D>;
+  for_results<kLong>([&](auto results) {
     using R = decltype(results);
     const auto run = [&](auto* kernel) { dev::start(kernel, grid, (cut.tiles + 1) * 32, plan.key.shared, launch, p); };
-    if (plan.key.tiles == 3) return run(key_pass<T, KeyShape<3, false, D>, R, D>);
-    if (D <= 32 && problem.kernel[kY] == 7) return run(key_pass<T, KeyShape<2, (D <= 32), D>, R, D>);
-    run(key_pass<T, KeyShape<2, false, D>, R, D>);
+    if (plan.key.tiles == 3) return run(key_pass<T, KeyShape<3, false, kLong>, R, D>);
+    if (D <= 32 && problem.kernel[kY] == 7) return run(key_pass<T, KeyShape<2, (D <= 32), kLong>, R, D>);
+    run(key_pass<T, KeyShape<2, false, kLong>, R, D>);
   });
 }
 

@@ -1,10 +1,10 @@
 // What the key-major passes sum up for a tile of 16 keys: the gradients of keys, of values, or of both.
 //
-// For head_dim above 64 the registers of a thread do not hold both sums beside the operands, so that a pass runs once
-// for each, and makes the weights twice.
+// For rows above 128 bytes the registers of a thread do not hold both sums beside the operands, so that a pass runs
+// once for each, and makes the weights twice.
 #pragma once
 
-#include "cuda/band/fragments.h"
+#include "cuda/band/products.h"
 #include "cuda/device/primitives.h"
 
 namespace natten_core::cuda::band {
@@ -14,10 +14,10 @@ struct Results {
   static constexpr bool kKey = kKey_, kValue = kValue_;
 };
 
-// Calls `use` with the results of each run of a pass.
-template <int D, class Use>
+// Calls `use` with the results of each run of a pass, for rows of kHalves 16-bit elements.
+template <int kHalves, class Use>
 void for_results(const Use& use) {
-  if constexpr (D <= 64) {
+  if constexpr (kHalves <= 64) {
     use(Results<true, true>{});
   } else {
     use(Results<true, false>{});
@@ -40,11 +40,9 @@ struct KeySums {
   template <class T>
   static DEV_FN void store_half(const float (*sum)[4], int h, float scale, bool present, T* to, int head_dim,
                                 int quad_lane) {
-    uint32_t words[D / 8];
-#pragma unroll
-    for (int n = 0; n < D / 8; ++n) words[n] = dev::pack<T>(sum[n][2 * h] * scale, sum[n][2 * h + 1] * scale);
-    to_chunks<D>(words, quad_lane);
-    if (present) store_row<D>(to, words, head_dim, quad_lane);
+    uint32_t words[kHalves<T, D> / 8];
+    to_row<T, D>(words, sum, h, scale, quad_lane);
+    if (present) store_row<kHalves<T, D>>(to, words, head_dim, quad_lane);
   }
 };
 

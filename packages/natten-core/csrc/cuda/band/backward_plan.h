@@ -60,8 +60,8 @@ int set_strips(PassPlan& plan, int most, int column_bytes, int tile_bytes) {
 // Chooses the strips by which a multiprocessor has the most warps at work; the wider of two that are alike. Where no
 // strip fits, `shared` stays above the limit.
 template <class By>
-void choose_strips(PassPlan& plan, int head_dim, int column_bytes, int tile_bytes, int limit) {
-  const int warps = backward_warps(head_dim, plan.tiles);  // a block has one that loads
+void choose_strips(PassPlan& plan, int row_bytes, int column_bytes, int tile_bytes, int limit) {
+  const int warps = backward_warps(row_bytes / 2, plan.tiles);  // a block has one that loads
   int64_t best_score = -1;
   int best = 1;
   for (int most = kMaxTiles; most > 0; --most) {
@@ -101,8 +101,8 @@ inline PassPlan plan_query_pass(const Problem& problem, bool has_bias, int limit
   plan.tiles = kernel_x <= 9 ? 2 : 3;
   plan.cut = cut_of(problem, plan.tiles * 8);
   plan.slots = kernel_y + 1 + kTileY;
-  const int dim = padded(problem.head_dim);
-  choose_strips<ByQueries>(plan, dim, dim * 4, has_bias ? sums_bytes(kernel_y, kernel_x) : 0, limit);
+  const int row_bytes = padded_bytes(problem);
+  choose_strips<ByQueries>(plan, row_bytes, row_bytes * 2, has_bias ? sums_bytes(kernel_y, kernel_x) : 0, limit);
   return plan;
 }
 
@@ -126,8 +126,8 @@ inline PassPlan plan_key_pass(const Problem& problem, int limit) {
     for (int y = 0; y < length; y += kTileY)
       plan.slots = int(max_of(plan.slots, seen_end_y(map, y) - seen_begin_y(map, y)));
   }
-  const int dim = padded(problem.head_dim);
-  choose_strips<ByKeys>(plan, dim, dim * 4 + 8, 0, limit);
+  const int row_bytes = padded_bytes(problem);
+  choose_strips<ByKeys>(plan, row_bytes, row_bytes * 2 + 8, 0, limit);
   return plan;
 }
 
@@ -164,7 +164,7 @@ inline BackwardPlan plan_backward(const BackwardArgs& args, int limit, int multi
   plan.statistics = take(problem.batch * problem.heads * residues * plan.length_y * plan.length_x * 8);
   if (problem.heads > problem.heads_kv)
     plan.sums = take(problem.batch * problem.heads_kv * residues * ceil_div(plan.length_y, 2) * plan.key.cut.strips *
-                     plan.key.cut.tiles * (padded(problem.head_dim) / 4) * 32 * 16);
+                     plan.key.cut.tiles * (padded(problem) / 4) * 32 * 16);
   if (args.grad_rpb)
     plan.grad_rpb = take(plan.chunks * problem.heads * (2 * cut.kernel_y - 1) * (2 * cut.kernel_x - 1) * 4);
   return plan;

@@ -8,19 +8,20 @@
 #include "cuda/band/backward_params.h"
 #include "cuda/band/backward_ring.h"
 #include "cuda/band/backward_table.h"
+#include "cuda/band/products.h"
 
 namespace natten_core::cuda::band {
 
 // Kernels of up to 8 * (kTiles - 1) + 1 columns. kFixed: exactly 7 rows and at most 8 columns; then the key rows are
-// unrolled, and registers sum the gradient of the bias.
-template <int kTiles_, bool kFixed_, int D>
+// unrolled, and registers sum the gradient of the bias. Rows are of kHalves 16-bit elements.
+template <int kTiles_, bool kFixed_, int kHalves>
 struct QueryShape {
   static constexpr int kTiles = kTiles_;
   static constexpr bool kFixed = kFixed_;
   static constexpr int kColumns = kTiles * 8;
   static constexpr int kRows = kFixed ? 8 : 0;
-  static constexpr int kBlocks = backward_warps(D, kTiles) == 16 ? 2 : 1;
-  static constexpr bool kAhead = D <= 64;  // the queries of a step are fetched at the end of the one before
+  static constexpr int kBlocks = backward_warps(kHalves, kTiles) == 16 ? 2 : 1;
+  static constexpr bool kAhead = kHalves <= 64;  // the queries of a step are fetched at the end of the one before
   using Table = BackwardTable<kTiles>;
   using Sums = BiasSums<kTiles>;
 };
@@ -28,11 +29,11 @@ struct QueryShape {
 // What the lanes of a warp know of its tile.
 template <class T, class Shape, int D>
 struct QueryTile {
-  static constexpr int kTiles = Shape::kTiles, kStep = 16 * D;  // bytes of 8 columns
+  static constexpr int kTiles = Shape::kTiles, kStep = 8 * kRowBytes<T, D>;  // bytes of 8 columns
 
   BackwardRing<T, D> ring;
-  RowOffsets<D> key_offsets;  // in a row of the ring, of the lane's key of the first n-tile
-  uint32_t pair_offset, single_offset;  // likewise, of its address for ldmatrix of two n-tiles, and of one
+  RowOffsets<kHalves<T, D>> key_offsets;  // in a row of the ring, of the lane's key of the first n-tile
+  ColumnOffsets<T, D> column_offsets;  // likewise, for products over keys
   typename Shape::Table table = {};
   typename Shape::Sums sums = {};
   Map map = {};
@@ -40,7 +41,7 @@ struct QueryTile {
   bool has_grad = false;  // of the bias
 
   struct Queries {
-    RowPair<D> query, grad;
+    RowPair<kHalves<T, D>> query, grad;
     float lse[2];  // negated, in base 2
     float delta[4];  // negated, as an accumulator
   };
@@ -76,10 +77,10 @@ struct QueryTile {
       float first[4], second[4];
       differentiate(first, q, key, value, row, t, upper, lower, previous);
       if (t + 1 == kTiles) {
-        add_product<T, D>(grad_query, Factor<T>(first), key, single_offset);
+        add_tile<T, D>(grad_query, first, key, column_offsets);
       } else {
         differentiate(second, q, key + kStep, value + kStep, row, t + 1, upper, lower, previous);
-        add_product<T, D>(grad_query, Factor<T>(first, second), key, pair_offset);
+        add_tiles<T, D>(grad_query, first, second, key, column_offsets);
       }
     }
     // Row 0 has the lower query row's alone, and nothing where that row's windows begin later or it is not in the map.
@@ -94,8 +95,8 @@ struct QueryTile {
     const auto above = dev::lds<dev::vec<float, 2>>(upper + uint32_t(t * 256));
     const auto below = dev::lds<dev::vec<float, 2>>(lower + uint32_t(t * 256));
     float score[4] = {above[0], above[1], below[0], below[1]};
-    multiply_rows_from<T, D>(grad, q.delta, q.grad, load_shared_row<D>(value, key_offsets));
-    multiply_rows<T, D>(score, q.query, load_shared_row<D>(key, key_offsets));
+    multiply_rows_from<T>(grad, q.delta, q.grad, load_shared_row<kHalves<T, D>>(value, key_offsets));
+    multiply_rows<T>(score, q.query, load_shared_row<kHalves<T, D>>(key, key_offsets));
 #pragma unroll
     for (int i = 0; i < 4; ++i) grad[i] *= dev::ex2(dev::fma(score[i], scale_log2, q.lse[i >> 1]));
     if constexpr (Shape::kFixed) {
@@ -185,9 +186,8 @@ query_pass(const QueryPassParams<T> p) {
   if (x >= map.length_x) return;
 
   const int key_x = first_column(map, x, Shape::kColumns);
-  QueryTile<T, Shape, D> tile{ring, RowOffsets<D>(key_x - first + group, quad_lane),
-                              shared_offset<D>(key_x - first + (lane & 15), lane >> 4),
-                              shared_offset<D>(key_x - first + (lane & 7), lane >> 4)};
+  QueryTile<T, Shape, D> tile{ring, RowOffsets<kHalves<T, D>>(key_x - first + group, quad_lane),
+                              ColumnOffsets<T, D>(key_x - first, lane)};
   tile.map = map;
   if (Shape::kFixed) tile.map.kernel_y = 7;
   tile.table.set(
@@ -206,7 +206,7 @@ query_pass(const QueryPassParams<T> p) {
   const bool stored = x + group < map.length_x;
 
   struct Fetched {
-    RowWords<D> query[2], grad[2], output[2];
+    RowWords<kHalves<T, D>> query[2], grad[2], output[2];
   };
   int step = 0;
   for (int sample = part.batch; sample < part.batch_end; ++sample) {
@@ -217,9 +217,9 @@ query_pass(const QueryPassParams<T> p) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const bool there = y + h < map.length_y;
-        f.query[h] = load_row<D>(query[h], p.head_dim, quad_lane, there);
-        f.grad[h] = load_row<D>(grad[h], p.head_dim, quad_lane, there);
-        f.output[h] = load_row<D>(output[h], p.head_dim, quad_lane, there);
+        f.query[h] = load_row<kHalves<T, D>>(query[h], p.head_dim, quad_lane, there);
+        f.grad[h] = load_row<kHalves<T, D>>(grad[h], p.head_dim, quad_lane, there);
+        f.output[h] = load_row<kHalves<T, D>>(output[h], p.head_dim, quad_lane, there);
       }
     };
 
@@ -233,10 +233,11 @@ query_pass(const QueryPassParams<T> p) {
       const View<const float>& numbers = has_lse ? p.lse : p.grad_lse;
       float number = has_lse ? INFINITY : 0.f;  // rows beyond the map get no weight
       if (numbers.data && y + (lane & 1) < map.length_y) number = dev::ldg(rows_of(numbers, y)[lane & 1]);
-      typename QueryTile<T, Shape, D>::Queries q{{f.query[0], f.query[1]}, {f.grad[0], f.grad[1]}, {}, {}};
+      typename QueryTile<T, Shape, D>::Queries q{
+          {factors<T>(f.query[0]), factors<T>(f.query[1])}, {factors<T>(f.grad[0]), factors<T>(f.grad[1])}, {}, {}};
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const float delta = own_product<T, D>(q.grad, f.output[h], h, lane);
+        const float delta = own_product<T>(q.grad, f.output[h], h, lane);
         q.delta[2 * h] = dev::shfl(number, (lane & 28) | 2 | h) - delta;
         q.delta[2 * h + 1] = distinct(q.delta[2 * h]);
         q.lse[h] = dev::shfl(number, (lane & 28) | h) * -kLog2e;
@@ -276,11 +277,9 @@ query_pass(const QueryPassParams<T> p) {
       const auto result = rows_of(p.grad_query, y);
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        uint32_t words[D / 8];
-#pragma unroll
-        for (int n = 0; n < D / 8; ++n) words[n] = dev::pack<T>(sum[n][2 * h] * p.scale, sum[n][2 * h + 1] * p.scale);
-        to_chunks<D>(words, quad_lane);
-        if (stored && y + h < map.length_y) store_row<D>(result[h], words, p.head_dim, quad_lane);
+        uint32_t words[kHalves<T, D> / 8];
+        to_row<T, D>(words, sum, h, p.scale, quad_lane);
+        if (stored && y + h < map.length_y) store_row<kHalves<T, D>>(result[h], words, p.head_dim, quad_lane);
       }
     }
   }

@@ -28,9 +28,10 @@ void query_pass_dim(const BackwardArgs& args, const BackwardPlan& plan, void* wo
   const dev::Grid grid{unsigned(problem.heads), unsigned(cut.dilation_y * cut.dilation_x * cut.strips * cut.bands),
                        unsigned(ceil_div(cut.batch, cut.batch_per_block))};
   const auto run = [&](auto* kernel) { dev::start(kernel, grid, (cut.tiles + 1) * 32, plan.query.shared, launch, p); };
-  if (plan.query.tiles == 3) return run(query_pass<T, QueryShape<3, false, D>, D>);
-  if (D <= 32 && is_fixed(problem)) return run(query_pass<T, QueryShape<2, (D <= 32), D>, D>);
-  run(query_pass<T, QueryShape<2, false, D>, D>);
+  constexpr int kLong = kHalves<T, D>;
+  if (plan.query.tiles == 3) return run(query_pass<T, QueryShape<3, false, kLong>, D>);
+  if (D <= 32 && is_fixed(problem)) return run(query_pass<T, QueryShape<2, (D <= 32), kLong>, D>);
+  run(query_pass<T, QueryShape<2, false, kLong>, D>);
 }
 
 }  // namespace natten_core::cuda::band

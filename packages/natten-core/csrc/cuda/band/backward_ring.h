@@ -18,7 +18,7 @@ struct BackwardRing {
 
   DEV_FN void set(uint32_t shared, int columns_, int slots_) {
     columns = columns_, slots = slots_;
-    row_bytes = uint32_t(columns * D * 2), bytes = uint32_t(slots) * row_bytes;
+    row_bytes = uint32_t(columns * kRowBytes<T, D>), bytes = uint32_t(slots) * row_bytes;
     first = shared, second = shared + bytes;
   }
   DEV_FN uint32_t end() const { return second + bytes; }
@@ -36,18 +36,29 @@ struct BackwardRing {
 template <class T, int D>
 DEV_FN void multiply_rows_from(float (&sum)[4], const float (&start)[4], const RowPair<D>& rows,
                                const RowWords<D>& key) {
-  dev::mma<T>(sum, rows.step[0], key.word[0], key.word[1], start);
+  dev::mma<T>(sum, rows.step[0], factor_word<T>(key.word[0]), factor_word<T>(key.word[1]), start);
 #pragma unroll
-  for (int s = 1; s < D / 16; ++s) dev::mma<T>(sum, rows.step[s], key.word[2 * s], key.word[2 * s + 1]);
+  for (int s = 1; s < D / 16; ++s)
+    dev::mma<T>(sum, rows.step[s], factor_word<T>(key.word[2 * s]), factor_word<T>(key.word[2 * s + 1]));
 }
 
-// The product of each of the rows of half `h` with the row of another tensor that its lanes hold. The lanes of a quad
-// find those with the rows of all 8; that with its own is in one of them.
+// The product of each of the rows of half `h` with the row of another tensor that its lanes hold.
 template <class T, int D>
 DEV_FN float own_product(const RowPair<D>& rows, const RowWords<D>& other, int h, int lane) {
-  float products[4] = {};
-  multiply_rows<T, D>(products, rows, other);
-  return dev::shfl(lane & 4 ? products[2 * h + 1] : products[2 * h], (lane & 28) | (lane >> 3));
+  if constexpr (dev::is_16_bit<T>) {
+    // The lanes of a quad find those with the rows of all 8; that with its own is in one of them.
+    float products[4] = {};
+    multiply_rows<T, D>(products, rows, other);
+    return dev::shfl(lane & 4 ? products[2 * h + 1] : products[2 * h], (lane & 28) | (lane >> 3));
+  } else {
+    // The other row in fp32, the factors cut off as in other products of them, so that their errors cancel.
+    float product = 0.f;
+#pragma unroll
+    for (int i = 0; i < D / 8; ++i)
+      product = dev::fma(float_of(rows.step[i / 2][i % 2 * 2 + h] & 0xffffe000u), float_of(other.word[i]), product);
+    product += dev::shfl_xor(product, 1);
+    return product + dev::shfl_xor(product, 2);
+  }
 }
 
 // A copy that the compiler takes for another value: else it makes an accumulator's start anew from one register each
@@ -100,7 +111,7 @@ struct Prefetcher {
   bool long_rows;
 
   DEV_FN Prefetcher(const View<const T>& view, const Cut& cut, const Part& part, int sample, int head, int head_dim)
-      : steps(view, cut), row(part.y), rows(part.map.length_y), long_rows(head_dim > 64) {
+      : steps(view, cut), row(part.y), rows(part.map.length_y), long_rows(head_dim * int(sizeof(T)) > 128) {
     const int lane = int(threadIdx.x & 31);
     next = view.of(sample, head) + steps.at(part, part.y, part.x + lane);
 #pragma unroll
@@ -116,7 +127,7 @@ struct Prefetcher {
       for (int i = 0; i < 2; ++i) {
         if (row >= rows || !present[i]) continue;
         dev::prefetch_global(next + i * 32 * steps.x);
-        if (long_rows) dev::prefetch_global(next + i * 32 * steps.x + 64);
+        if (long_rows) dev::prefetch_global(next + i * 32 * steps.x + 128 / int(sizeof(T)));
       }
   }
 };

@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "cuda/band/backward.h"
 #include "cuda/band/forward.h"
@@ -17,32 +18,26 @@ void check(const Problem& problem, const Launch& launch) {
     throw std::invalid_argument(std::string("the band kernels do not support ") + reason);
 }
 
+template <int D>
+using Dim = std::integral_constant<int, D>;
+
 bool is_empty(const Problem& problem) { return problem.batch == 0 || problem.heads == 0; }
 
-template <class T>
-void run_forward(const ForwardArgs& args, const Launch& launch) {
-  switch (padded(args.problem.head_dim)) {
-    case 16: return forward_dim<T, 16>(args, launch);
-    case 32: return forward_dim<T, 32>(args, launch);
-    case 64: return forward_dim<T, 64>(args, launch);
-    default: return forward_dim<T, 128>(args, launch);
-  }
-}
-
-template <class T, int D>
-void run_passes(const BackwardArgs& args, const BackwardPlan& plan, void* workspace, const Launch& launch) {
-  query_pass_dim<T, D>(args, plan, workspace, launch);  // finds what the other reads
-  key_pass_dim<T, D>(args, plan, workspace, launch);
-}
-
-template <class T>
-void run_backward(const BackwardArgs& args, const BackwardPlan& plan, void* workspace, const Launch& launch) {
-  switch (padded(args.forward.problem.head_dim)) {
-    case 16: return run_passes<T, 16>(args, plan, workspace, launch);
-    case 32: return run_passes<T, 32>(args, plan, workspace, launch);
-    case 64: return run_passes<T, 64>(args, plan, workspace, launch);
-    default: return run_passes<T, 128>(args, plan, workspace, launch);
-  }
+// Calls `run` with the element type of the kernels and the head_dim that they are made for.
+template <class Run>
+void for_kernels(const Problem& problem, const Run& run) {
+  const auto of_dim = [&](auto element) {
+    using T = decltype(element);
+    const int dim = padded(problem);
+    if constexpr (dev::is_16_bit<T>) {
+      if (dim == 16) return run(element, Dim<16>{});
+      if (dim == 128) return run(element, Dim<128>{});
+    }
+    return dim == 32 ? run(element, Dim<32>{}) : run(element, Dim<64>{});
+  };
+  if (problem.dtype == DType::kBFloat16) return of_dim(dev::bf16{});
+  if (problem.dtype == DType::kFloat16) return of_dim(dev::half{});
+  of_dim(dev::tf32{});
 }
 
 }  // namespace
@@ -50,10 +45,7 @@ void run_backward(const BackwardArgs& args, const BackwardPlan& plan, void* work
 void forward(const ForwardArgs& args, const Launch& launch) {
   check(args.problem, launch);
   if (is_empty(args.problem)) return;
-  if (args.problem.dtype == DType::kBFloat16)
-    run_forward<dev::bf16>(args, launch);
-  else
-    run_forward<dev::half>(args, launch);
+  for_kernels(args.problem, [&](auto element, auto dim) { forward_dim<decltype(element), dim>(args, launch); });
 }
 
 size_t backward_workspace(const BackwardArgs& args) {
@@ -69,10 +61,10 @@ void backward(const BackwardArgs& args, void* workspace, const Launch& launch) {
   check(problem, launch);
   if (is_empty(problem)) return;
   const BackwardPlan plan = plan_backward(args, shared_limit(launch.architecture), launch.multiprocessors);
-  if (problem.dtype == DType::kBFloat16)
-    run_backward<dev::bf16>(args, plan, workspace, launch);
-  else
-    run_backward<dev::half>(args, plan, workspace, launch);
+  for_kernels(problem, [&](auto element, auto dim) {
+    query_pass_dim<decltype(element), dim>(args, plan, workspace, launch);  // finds what the other reads
+    key_pass_dim<decltype(element), dim>(args, plan, workspace, launch);
+  });
   if (!args.grad_rpb) return;
   const int64_t entries = problem.heads * (2 * problem.kernel[kY] - 1) * (2 * problem.kernel[kX] - 1);
   reduce_chunks({reinterpret_cast<const float*>(static_cast<char*>(workspace) + plan.grad_rpb),

@@ -5,8 +5,15 @@
 
 namespace natten_core::cuda::band {
 
-// The head_dim that kernels are made for.
-inline int padded(int64_t head_dim) { return head_dim <= 16 ? 16 : head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : 128; }
+// The head_dim that kernels are made for: in tf32, which is how fp32 is multiplied, 32 and 64 alone.
+inline int padded(const Problem& problem) {
+  const int64_t head_dim = problem.head_dim;
+  if (problem.dtype == DType::kFloat32) return head_dim <= 32 ? 32 : 64;
+  return head_dim <= 16 ? 16 : head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : 128;
+}
+
+// Bytes of a row of that head_dim.
+inline int padded_bytes(const Problem& problem) { return padded(problem) * int(problem.element_bytes()); }
 
 // For warps that read `columns` key columns, and strips of up to `most` column tiles.
 inline Cut cut_of(const Problem& problem, int columns, int most = kMaxTiles) {
@@ -59,8 +66,8 @@ inline int64_t least_forward_shared(const Problem& problem) {
   const bool wide = problem.kernel[kX] > 9;
   const int64_t tiles = wide || problem.kernel[kY] > 9 ? 3 : 2;
   const int64_t kernel = max_of(problem.kernel[kY], wide ? 11 : 3) / 2 * 2 + 1;  // rounded up to an odd one
-  const int64_t slots = kernel + 1 + kTileY * kAhead;
-  return 2 * slots * tiles * 8 * padded(problem.head_dim) * 2 + 2 * (2 * kernel + 1) * tiles * 256 + 64;
+  const int64_t slots = kernel + 1 + kTileY * ahead(int(problem.element_bytes()));
+  return 2 * slots * tiles * 8 * padded_bytes(problem) + 2 * (2 * kernel + 1) * tiles * 256 + 64;
 }
 
 }  // namespace natten_core::cuda::band

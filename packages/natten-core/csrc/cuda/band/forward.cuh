@@ -1,13 +1,14 @@
 // The forward kernel: see docs/kernels/cuda-band.md.
 //
 // A block takes a strip of columns of one head and marches down a band of rows, two at a time. Its last warp streams
-// keys and values through a ring in shared memory, kAhead steps before they are needed. The others hold all scores of
-// their 16 queries in registers (or, for the larger kernels and head_dims, those of kChunkRows key rows at a time).
+// keys and values through a ring in shared memory, one or two steps before they are needed. The others hold all scores
+// of their 16 queries in registers (or, for the larger kernels and head_dims, those of kChunkRows key rows at a time).
 #pragma once
 
 #include "cuda/band/bias_table.h"
 #include "cuda/band/fragments.h"
 #include "cuda/band/params.h"
+#include "cuda/band/products.h"
 #include "cuda/band/ring.h"
 #include "cuda/band/signals.h"
 #include "cuda/device/primitives.h"
@@ -15,11 +16,12 @@
 namespace natten_core::cuda::band {
 
 constexpr float kLn2 = 0.6931471805599453f;
-static_assert(Signals::kStages >= kAhead + 2, "steps under way: the one computed, those loaded, one being left");
 
 // Kernels of up to K (odd) rows and 8 * kTiles - 7 columns.
-template <int K, int D>
+template <class T, int K, int D>
 struct ForwardShape {
+  static constexpr int kAhead = ahead(int(sizeof(T)));  // steps by which copies run ahead
+  static_assert(Signals::kStages >= kAhead + 2, "steps under way: the one computed, those loaded, one being left");
   static constexpr int kTiles = K <= 9 ? 2 : 3;
   static constexpr int kColumns = kTiles * 8;
   static constexpr int kKeyRows = K + 1;
@@ -28,11 +30,11 @@ struct ForwardShape {
   static constexpr int kMaxRows = (D <= 64 ? 16 : 8) / kTiles / 2 * 2;
   static constexpr int kChunks = (kKeyRows + kMaxRows - 1) / kMaxRows;
   static constexpr int kChunkRows = (kKeyRows / 2 + kChunks - 1) / kChunks * 2;
-  static constexpr int kBlocks = D <= 32 && K <= 7 ? 2 : 1;  // of a multiprocessor, at least
+  static constexpr int kBlocks = kHalves<T, D> <= 32 && K <= 7 ? 2 : 1;  // of a multiprocessor, at least
   using Table = BiasTable<K, kTiles>;
 
   static int shared_bytes(const Cut& cut) {
-    return 2 * kSlots * cut.shared_columns * D * 2 + cut.tables * Table::kBytes + kSignalBytes;
+    return 2 * kSlots * cut.shared_columns * kRowBytes<T, D> + cut.tables * Table::kBytes + kSignalBytes;
   }
 };
 
@@ -47,20 +49,21 @@ struct ForwardState {
 // What a lane knows of its warp's column tile.
 template <class T, int K, int D>
 struct ForwardTile {
-  using Shape = ForwardShape<K, D>;
-  static constexpr int kTiles = Shape::kTiles, kStep = 8 * D * 2;  // bytes from an n-tile to the next
+  using Shape = ForwardShape<T, K, D>;
+  using Queries = RowPair<kHalves<T, D>>;
+  static constexpr int kTiles = Shape::kTiles, kStep = 8 * kRowBytes<T, D>;  // bytes from an n-tile to the next
 
   Ring<T, D, Shape::kSlots> ring;
-  RowOffsets<D> key_offsets;  // of the lane's key of the first n-tile
-  uint32_t value_offset;      // of the lane's address for ldmatrix
-  uint32_t table;             // of biases, at the lane's entries
+  RowOffsets<kHalves<T, D>> key_offsets;  // of the lane's key of the first n-tile
+  ColumnOffsets<T, D> value_offsets;
+  uint32_t table;  // of biases, at the lane's entries
   int lane, kernel_y;
   float scale_log2;
 
   // Takes all key rows of the queries in rows y and y + 1 into `state`. `shift` is by how many rows the windows of row
   // y + 1 begin after those of row y: 0 or 1. Calls `queries_done` when it needs them no more.
   template <class Function>
-  DEV_FN void take_all(ForwardState<D>& state, const RowPair<D>& queries, int y, int key_y, int shift,
+  DEV_FN void take_all(ForwardState<D>& state, const Queries& queries, int y, int key_y, int shift,
                        const Function& queries_done) const {
     constexpr int kBefore = (Shape::kChunks - 1) * Shape::kChunkRows;
 #pragma unroll 1
@@ -72,7 +75,7 @@ struct ForwardTile {
  private:
   // Takes kRows key rows from the window's row `first` on.
   template <int kRows, bool kLast, class Function>
-  DEV_FN void take(ForwardState<D>& state, const RowPair<D>& queries, int first, int y, int key_y, int shift,
+  DEV_FN void take(ForwardState<D>& state, const Queries& queries, int first, int y, int key_y, int shift,
                    const Function& queries_done) const {
     constexpr int kAll = kRows * kTiles;
     float score[kAll][4];
@@ -95,7 +98,7 @@ struct ForwardTile {
         const auto above = dev::lds<dev::vec<float, 2>>(last ? table : top_bias + t * 256);
         const auto below = dev::lds<dev::vec<float, 2>>(bottom_bias + t * 256);
         s[0] = above[0], s[1] = above[1], s[2] = below[0], s[3] = below[1];
-        multiply_rows<T, D>(s, queries, load_shared_row<D>(ring.first + row_at[j] + t * kStep, key_offsets));
+        multiply_rows<T>(s, queries, load_shared_row<kHalves<T, D>>(ring.first + row_at[j] + t * kStep, key_offsets));
       }
     }
     queries_done();
@@ -110,22 +113,27 @@ struct ForwardTile {
 #pragma unroll
     for (int h = 0; h < 2; ++h) weigh(state, score, kLast && h == 0 ? kAll - kTiles : kAll, first > 0, h);
 
-    static_assert(kAll % 2 == 0, "the products with values take pairs of n-tiles");
-    const bool odd = lane & 8;  // the lane addresses keys of the pair's second n-tile
+    multiply_values(state, score, row_at);
+  }
+
+  // Adds the weighted values of the key rows at `row_at`.
+  template <int kRows>
+  DEV_FN void multiply_values(ForwardState<D>& state, const float (&weight)[kRows * kTiles][4],
+                              const uint32_t (&row_at)[kRows]) const {
+    constexpr int kAll = kRows * kTiles;
+    if constexpr (dev::is_16_bit<T>) {
+      static_assert(kAll % 2 == 0, "the products with values take pairs of n-tiles");
+      const bool odd = lane & 8;  // the lane addresses keys of the pair's second n-tile
 #pragma unroll
-    for (int n = 0; n < kAll; n += 2) {
-      const uint32_t a[4] = {dev::pack<T>(score[n][0], score[n][1]), dev::pack<T>(score[n][2], score[n][3]),
-                             dev::pack<T>(score[n + 1][0], score[n + 1][1]),
-                             dev::pack<T>(score[n + 1][2], score[n + 1][3])};
-      uint32_t at = row_at[n / kTiles] + n % kTiles * kStep;
-      if (kTiles == 3 && odd) at = row_at[(n + 1) / kTiles] + (n + 1) % kTiles * kStep - kStep;
-#pragma unroll
-      for (int d = 0; d < D / 16; ++d) {
-        uint32_t value[4];
-        dev::ldmatrix_x4_trans(value, ring.second + at + matrix_offset(value_offset, d));
-        dev::mma<T>(state.output[2 * d], a, value[0], value[1]);
-        dev::mma<T>(state.output[2 * d + 1], a, value[2], value[3]);
+      for (int n = 0; n < kAll; n += 2) {
+        uint32_t at = row_at[n / kTiles] + n % kTiles * kStep;
+        if (kTiles == 3 && odd) at = row_at[(n + 1) / kTiles] + (n + 1) % kTiles * kStep - kStep;
+        add_product<T, D>(state.output, Factor<T>(weight[n], weight[n + 1]), ring.second + at, value_offsets.pair);
       }
+    } else {
+#pragma unroll
+      for (int n = 0; n < kAll; ++n)
+        add_tile<T, D>(state.output, weight[n], ring.second + row_at[n / kTiles] + n % kTiles * kStep, value_offsets);
     }
   }
 
@@ -160,20 +168,22 @@ struct ForwardTile {
 };
 
 // Brings the queries of rows y and y + 1 near: [Y, X, head_dim] from `query` on.
-template <class T>
+template <int D, class T>
 DEV_FN void prefetch_queries(const ForwardParams<T>& p, const Part& part, const T* query, int y, int lane) {
   const Steps steps(p.query, p.cut);
   const int width = p.cut.tiles * kTileX;
   for (int i = lane; i < kTileY * width; i += 32) {
     const int row = y + (i >= width ? 1 : 0), x = part.x + (i >= width ? i - width : i);
-    if (row < part.map.length_y && x < part.map.length_x) dev::prefetch_global(query + steps.at(part, row, x));
+    if (row >= part.map.length_y || x >= part.map.length_x) continue;
+    dev::prefetch_global(query + steps.at(part, row, x));
+    if (!dev::is_16_bit<T> && D > 32) dev::prefetch_global(query + steps.at(part, row, x) + 32);
   }
 }
 
 template <class T, int K, int D>
-DEV_KERNEL((kMaxTiles + 1) * 32, ForwardShape<K, D>::kBlocks)
+DEV_KERNEL((kMaxTiles + 1) * 32, ForwardShape<T, K, D>::kBlocks)
 forward_kernel(const ForwardParams<T> p) {
-  using Shape = ForwardShape<K, D>;
+  using Shape = ForwardShape<T, K, D>;
   const int head = int(blockIdx.x), key_head = head / p.group;
   const Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
   const Map map = part.map;
@@ -211,11 +221,11 @@ forward_kernel(const ForwardParams<T> p) {
                                                             ring.at(begin), first, p.head_dim);
       for (int y = part.y; y < part.y_end; y += kTileY, ++step) {
         // What is overwritten was last needed kAhead + 1 steps before, but for another sample's rows.
-        const int before = y == part.y ? step - 1 : step - kAhead - 1;
+        const int before = y == part.y ? step - 1 : step - Shape::kAhead - 1;
         if (before >= 0) signals.wait_done(before);
         loader.load(start_y(map, y) + Shape::kKeyRows, [](int, uint32_t) {});
         signals.will_load(step);
-        prefetch_queries(p, part, p.query.of(sample, head), y, lane);
+        prefetch_queries<D>(p, part, p.query.of(sample, head), y, lane);
       }
     }
     return;
@@ -228,8 +238,8 @@ forward_kernel(const ForwardParams<T> p) {
   const int key_x = first_column(map, x, Shape::kColumns) - first;
   const ForwardTile<T, K, D> tile{
       ring,
-      RowOffsets<D>(key_x + (lane >> 2), quad_lane),
-      shared_offset<D>(key_x + (lane & 15), lane >> 4),
+      RowOffsets<kHalves<T, D>>(key_x + (lane >> 2), quad_lane),
+      ColumnOffsets<T, D>(key_x, lane),
       tables + uint32_t(table_of(map, part.x, warp, Shape::kColumns) * Shape::Table::kBytes + lane * 8),
       lane,
       map.kernel_y,
@@ -240,19 +250,19 @@ forward_kernel(const ForwardParams<T> p) {
   T* output = p.output.of(part.batch, head) + output_steps.at(part, part.y, query_x);
   float* lse = p.lse.of(part.batch, head) + lse_steps.at(part, part.y, query_x);
   const auto next_query = [&](int y) {
-    const auto row = load_row<D>(query, p.head_dim, quad_lane, y < map.length_y);
+    const auto row = load_row<kHalves<T, D>>(query, p.head_dim, quad_lane, y < map.length_y);
     query += query_steps.y;
     return row;
   };
 
   int step = 0;
   for (int samples = part.batch_end - part.batch; samples > 0; --samples) {
-    RowWords<D> top = next_query(part.y), bottom = next_query(part.y + 1);
+    RowWords<kHalves<T, D>> top = next_query(part.y), bottom = next_query(part.y + 1);
     for (int y = part.y; y < part.y_end; y += kTileY, ++step) {
       signals.wait_loaded(step);
       ForwardState<D> state;
       const int key_y = start_y(map, y);
-      const RowPair<D> queries(top, bottom);
+      const RowPair<kHalves<T, D>> queries(factors<T>(top), factors<T>(bottom));
       tile.take_all(state, queries, y, key_y, start_y(map, y + 1) - key_y,
                     [&] { top = next_query(y + 2), bottom = next_query(y + 3); });
       signals.set_done(step, lane);
@@ -262,13 +272,10 @@ forward_kernel(const ForwardParams<T> p) {
         sum += dev::shfl_xor(sum, 1);
         sum += dev::shfl_xor(sum, 2);
         const float inverse = dev::rcp(sum);
-        uint32_t words[D / 8];
-#pragma unroll
-        for (int n = 0; n < D / 8; ++n)
-          words[n] = dev::pack<T>(state.output[n][2 * h] * inverse, state.output[n][2 * h + 1] * inverse);
-        to_chunks<D>(words, quad_lane);
+        uint32_t words[kHalves<T, D> / 8];
+        to_row<T, D>(words, state.output, h, inverse, quad_lane);
         if (stored && y + h < map.length_y) {
-          store_row<D>(output, words, p.head_dim, quad_lane);
+          store_row<kHalves<T, D>>(output, words, p.head_dim, quad_lane);
           if (quad_lane == 0) dev::stg(lse, state.maximum[h] * p.scale + dev::lg2(sum) * kLn2);
         }
         output += output_steps.y, lse += lse_steps.y;

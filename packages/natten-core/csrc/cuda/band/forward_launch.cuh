@@ -9,7 +9,7 @@ namespace natten_core::cuda::band {
 
 template <class T, int K, int D>
 void start_forward(const ForwardArgs& args, const Launch& launch) {
-  using Shape = ForwardShape<K, D>;
+  using Shape = ForwardShape<T, K, D>;
   const Problem& problem = args.problem;
   ForwardParams<T> p;
   int shared = 0;
@@ -39,8 +39,10 @@ void forward_dim(const ForwardArgs& args, const Launch& launch) {
   if (k <= 5) return start_forward<T, 5, D>(args, launch);
   if (k <= 7) return start_forward<T, 7, D>(args, launch);
   if (k <= 9) return start_forward<T, 9, D>(args, launch);
-  if (k <= 11) return start_forward<T, 11, D>(args, launch);
-  return start_forward<T, 13, D>(args, launch);
+  if constexpr (kHalves<T, D> <= 64 || dev::is_16_bit<T>) {
+    if (k <= 11) return start_forward<T, 11, D>(args, launch);
+    return start_forward<T, 13, D>(args, launch);
+  }
 }
 
 }  // namespace natten_core::cuda::band

@@ -1,13 +1,21 @@
-// Operands of mma.m16n8k16 for the band kernels.
+// Operands of mma.m16n8k16 (16-bit floats) and mma.m16n8k8 (tf32) for the band kernels.
 //
 // A product over head_dim may take its terms in any order that both operands share. Here lane q of a quad holds the
 // 16-byte chunks q, q + 4, ... of a row (8 bytes for head_dim 16), so that rows are read with the widest loads, from
-// global memory as from shared, and step s of 16 terms uses the lane's words 2s and 2s + 1.
+// global memory as from shared, and step s uses the lane's words 2s and 2s + 1: 16 terms of 16 bits, or 8 of 32.
+//
+// Where D tells how long a row is, it counts 16-bit elements: a row of tf32 is one of twice as many (kHalves).
 #pragma once
 
 #include "cuda/device/primitives.h"
 
 namespace natten_core::cuda::band {
+
+// What a row of D elements of type T counts as below, and what it takes in shared memory.
+template <class T, int D>
+constexpr int kRowBytes = D * int(sizeof(T));
+template <class T, int D>
+constexpr int kHalves = kRowBytes<T, D> / 2;
 
 // The words of one row that one lane holds.
 template <int D>
@@ -32,11 +40,11 @@ DEV_FN uint32_t shared_offset(int column, int chunk) {
   return uint32_t(column * (D * 2) + ((chunk ^ swizzle) << 4));
 }
 
-// The lane's part of the row at `row` [head_dim], a multiple of 8 elements; zeros beyond, and where it is not
+// The lane's part of the row at `row` [head_dim], a multiple of 16 bytes; zeros beyond, and where it is not
 // `present`.
 template <int D, class T>
 DEV_FN RowWords<D> load_row(const T* row, int head_dim, int quad_lane, bool present = true) {
-  constexpr int kWords = kChunkWords<D>, kElements = kWords * 2;
+  constexpr int kWords = kChunkWords<D>, kElements = kWords * 4 / int(sizeof(T));
   RowWords<D> words;
 #pragma unroll
   for (int c = 0; c < D / 8 / kWords; ++c) {
@@ -102,6 +110,35 @@ DEV_FN uint32_t copy(uint32_t word) {
 #endif
 }
 
+DEV_FN uint32_t bits_of(float x) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+DEV_FN float float_of(uint32_t bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+// A word as a factor. Products cut tf32 off after 10 bits of its fraction: multiplied by this before, it is as much too
+// large as too small on average, by up to 0.64 of the last bit where rounding (dev::to_tf32) would leave 0.5. But that
+// is one instruction, and the result may be in any register; rounding takes a comparison, an addition, and a copy where
+// operands of a product must be neighbours. What is a tf32 already stays the same, as do infinity and NaN.
+constexpr float kUncut = 1.f + 0.72f / 2048;
+
+template <class T>
+DEV_FN uint32_t factor_word(uint32_t word) {
+  if constexpr (dev::is_16_bit<T>) return word;
+  return bits_of(float_of(word) * kUncut);
+}
+template <class T, int D>
+DEV_FN RowWords<D> factors(RowWords<D> row) {
+#pragma unroll
+  for (int i = 0; i < D / 8; ++i) row.word[i] = factor_word<T>(row.word[i]);
+  return row;
+}
+
 // The queries of a warp as the A operands of a product over D: `top` are rows 0-7, `bottom` rows 8-15.
 template <int D>
 struct RowPair {
@@ -120,10 +157,12 @@ struct RowPair {
 template <class T, int D>
 DEV_FN void multiply_rows(float (&sum)[4], const RowPair<D>& rows, const RowWords<D>& key) {
 #pragma unroll
-  for (int s = 0; s < D / 16; ++s) dev::mma<T>(sum, rows.step[s], key.word[2 * s], key.word[2 * s + 1]);
+  for (int s = 0; s < D / 16; ++s)
+    dev::mma<T>(sum, rows.step[s], factor_word<T>(key.word[2 * s]), factor_word<T>(key.word[2 * s + 1]));
 }
 
-// Accumulators of two n-tiles, or of one, as the A operand of a product over their 16 columns.
+// Accumulators of two n-tiles, or of one, as the A operand of a product over their 16 columns, for 16-bit floats; see
+// products.h for tf32.
 template <class T>
 struct Factor {
   uint32_t word[4];
@@ -182,7 +221,7 @@ DEV_FN void to_chunks(uint32_t (&word)[D / 8], int quad_lane) {
 
 template <int D, class T>
 DEV_FN void store_row(T* row, const uint32_t (&word)[D / 8], int head_dim, int quad_lane) {
-  constexpr int kWords = kChunkWords<D>, kElements = kWords * 2;
+  constexpr int kWords = kChunkWords<D>, kElements = kWords * 4 / int(sizeof(T));
 #pragma unroll
   for (int c = 0; c < D / 8 / kWords; ++c) {
     const int first = (c * 4 + quad_lane) * kElements;

@@ -16,7 +16,7 @@ struct Ring {
   uint32_t first, second;  // shared memory: [kSlots, columns, D] each
   int columns;             // of the strip
 
-  DEV_FN uint32_t row_bytes() const { return uint32_t(columns * D * 2); }
+  DEV_FN uint32_t row_bytes() const { return uint32_t(columns * kRowBytes<T, D>); }
   DEV_FN uint32_t bytes() const { return kSlots * row_bytes(); }
   // Where row `row` is, from `first` or `second`; `next` of it is where row + 1 is.
   DEV_FN uint32_t at(int row) const { return uint32_t(row % kSlots) * row_bytes(); }
@@ -27,7 +27,8 @@ struct Ring {
 // the same chunk of every 32 / kChunks-th column.
 template <class T, int D, class AnyRing, int kUnroll>
 struct RingLoader {
-  static constexpr int kChunks = D / 8;  // 16-byte chunks of a row of one column
+  static constexpr int kChunks = kRowBytes<T, D> / 16;  // 16-byte chunks of a row of one column
+  static constexpr int kElements = 16 / int(sizeof(T));  // of a chunk
   static constexpr int kColumnStep = 32 / kChunks;
 
   AnyRing ring;
@@ -44,10 +45,10 @@ struct RingLoader {
                     int head_dim)
       : ring(into), first_steps(steps_of_first), second_steps(steps_of_second) {
     const int chunk = lane() % kChunks, column = x + lane() / kChunks;
-    first = from_first + first_steps.at(part, begin, column) + chunk * 8;
-    second = from_second + second_steps.at(part, begin, column) + chunk * 8;
+    first = from_first + first_steps.at(part, begin, column) + chunk * kElements;
+    second = from_second + second_steps.at(part, begin, column) + chunk * kElements;
     row = begin, rows = part.map.length_y, at = begin_at;
-    columns_present = chunk * 8 < head_dim ? part.map.length_x - x : 0;
+    columns_present = chunk * kElements < head_dim ? part.map.length_x - x : 0;
   }
 
   // Starts copying the rows before `end` that were not yet; calls `each(row, at)` for each.
@@ -56,15 +57,15 @@ struct RingLoader {
     for (; row < end; ++row) {
       const int present = row < rows ? columns_present : 0;
       const T *a = first, *b = second;
-      uint32_t to = at + shared_offset<D>(lane() / kChunks, lane() % kChunks);
+      uint32_t to = at + shared_offset<kHalves<T, D>>(lane() / kChunks, lane() % kChunks);
 #pragma unroll kUnroll
       for (int column = lane() / kChunks; column < ring.columns; column += kColumnStep) {
         // The permutation of chunks repeats after 8 columns.
-        if (kColumnStep % 8 != 0) to = at + shared_offset<D>(column, lane() % kChunks);
+        if (kColumnStep % 8 != 0) to = at + shared_offset<kHalves<T, D>>(column, lane() % kChunks);
         dev::cp_async<16>(ring.first + to, a, column < present);
         dev::cp_async<16>(ring.second + to, b, column < present);
         a += kColumnStep * first_steps.x, b += kColumnStep * second_steps.x;
-        to += kColumnStep * D * 2;
+        to += kColumnStep * kRowBytes<T, D>;
       }
       each(row, at);
       first += first_steps.y, second += second_steps.y;

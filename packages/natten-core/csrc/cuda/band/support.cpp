@@ -9,9 +9,14 @@ namespace natten_core::cuda::band {
 const char* unsupported(const Problem& problem) { return unsupported(problem, Launch{}.architecture); }
 
 const char* unsupported(const Problem& problem, int architecture) {
-  if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16) return "a dtype other than fp16 and bf16";
+  if (problem.is_double()) return "fp64";
+  const bool single = problem.dtype == DType::kFloat32;
+  if (single && problem.head_dim > 64) return "fp32 with head_dim above 64";
+  if (single && problem.head_dim > 32 && max_of(problem.kernel[kY], problem.kernel[kX]) > 9)
+    return "fp32 with head_dim above 32 and a kernel above 9";
+  if (single && problem.head_dim % 4) return "fp32 with head_dim not a multiple of 4";
   if (problem.head_dim > 128) return "head_dim above 128";
-  if (problem.head_dim % 8) return "head_dim not a multiple of 8";
+  if (!single && problem.head_dim % 8) return "head_dim not a multiple of 8";
   if (problem.head_dim_v != problem.head_dim) return "values of another head_dim than keys";
   if (problem.additional) return "additional keys";
   if (problem.extent[kZ] > 1) return "maps of three axes";
