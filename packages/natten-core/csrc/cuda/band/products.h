@@ -4,8 +4,8 @@
 // mma.m16n8k8 takes 8 columns, an n-tile, at a time. Of its terms lane q of a quad has two, which are its columns 2q
 // and 2q + 1 here: then the accumulators of an n-tile are the A operand as they are. Nothing transposes 32-bit elements
 // on the way from shared memory, but head_dim may be spread over n-tiles in any way: column g of four of them is chunk
-// kChunkOf(g) of a row, element by element, so that B comes in 16-byte loads as well, again with no bank conflict, and
-// so that the lane's sums of a row are its chunks as `load_row` has them.
+// g / 2 + 4 * (g % 2) of 128 bytes of a row, element by element, so that B comes in 16-byte loads as well, again with
+// no bank conflict, and so that the lane's sums of a row are its chunks as `load_row` has them.
 #pragma once
 
 #include "cuda/band/fragments.h"
