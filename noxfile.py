@@ -18,7 +18,8 @@ import nox
 
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "none"
-nox.options.sessions = ["lint", "build", "typecheck", "docs", "demo", "bench", "tests", "compat", "timm_tests"]
+nox.options.sessions = ["lint", "build", "typecheck", "docs", "demo", "bench", "tests", "compat", "dense_clients"]
+nox.options.sessions += ["timm_tests"]
 
 ROOT = Path(__file__).resolve().parent
 DIST = ROOT / "dist"
@@ -75,13 +76,16 @@ def tests(session: nox.Session) -> None:
     if session.posargs:
         run(session, pytest, *session.posargs)
         return
-    run(session, pytest, "--durations=15", env={"REQUIRE_INSTALLED_WHEELS": "1"})
+    # One process a CPU; their threads, where tests want several, must not wait for each other at full speed.
+    workers = ("-n", str(min(4, os.cpu_count() or 1)), "--dist", "worksteal")
+    environ = {"OMP_WAIT_POLICY": "passive"}
+    run(session, pytest, *workers, "--durations=15", env={**environ, "REQUIRE_INSTALLED_WHEELS": "1"})
     listing = "import natten_core as n; i = n.build_info(); print(i['isa_active'], *i['isa_present'])"
     active, *present = str(session.run(str(python), "-c", listing, silent=True)).split()
     for isa in present:
         if isa != active:
             session.log(f"kernels under {isa}")
-            run(session, pytest, "-m", "kernels", *NUMERIC_TESTS, env={"NATTEN_CORE_ISA": isa})
+            run(session, pytest, *workers, "-m", "kernels", *NUMERIC_TESTS, env={**environ, "NATTEN_CORE_ISA": isa})
 
 
 @nox.session

@@ -70,7 +70,7 @@ sanitized() {
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout "$seconds" compute-sanitizer --tool "$tool" \
       --kernel-name kernel_substring=natten --error-exitcode 9 --log-file "$out/$name-$tool.txt" \
       $python -m pytest -q -x -p no:cacheprovider -W default "$core/tests/test_cuda.py" \
-      -k "test_values_and_gradients and not packed and ($cases)" > "$out/$name-$tool-tests.txt" 2>&1 || status=$?
+      -k "(test_values_and_gradients or test_fp32_in_tf32) and not packed and ($cases)" > "$out/$name-$tool-tests.txt" 2>&1 || status=$?
     echo "$tool: $(tail -n 1 "$out/$name-$tool-tests.txt"); $(tail -n 1 "$out/$name-$tool.txt")"
   done
   return $status
@@ -82,7 +82,7 @@ op() {
 }
 
 op-more() {
-  $python $core/benchmarks/bench_cuda.py --dtypes fp16 fp32 --batches 256 --peers dense-sdpa --rounds 15 \
+  $python $core/benchmarks/bench_cuda.py --dtypes tf32 fp32 fp16 --batches 256 --peers dense-sdpa --rounds 15 \
     --seconds "$(($(left) / 3))" --out "$out/op-dtypes.json" | tee "$out/op-dtypes.txt"
   $python $core/benchmarks/bench_cuda.py --dtypes bf16 --batches 8 --others --peers flex dense-sdpa natten --rounds 15 \
     --seconds "$(($(left) - 60))" --out "$out/op-others.json" | tee "$out/op-others.txt"

@@ -1,12 +1,13 @@
 """Times neighborhood attention on a CUDA device: ours, by every family of kernels, and what else can compute it.
 
-    python bench_cuda.py                       DiNAT-Tiny's layers, batch 256 and 8, bf16, fp16, fp32, every peer
+    python bench_cuda.py                       DiNAT-Tiny's layers, batch 256 and 8, every dtype, every peer
     python bench_cuda.py --short               batch 256, bf16, flex and dense attention on half of the layers
     python bench_cuda.py --out result.json
 
 Times are of the device alone (CUDA events), medians, with the L2 cache overwritten before each call; backward is that
 of qkv and of the bias. The floor is the time that a device-to-device copy, measured in the same run, would take for
-the tensors that must move once: four forward, eight backward.
+the tensors that must move once: four forward, eight backward. fp32 is that of torch's highest precision of float32
+products; tf32 is fp32 with "high", for ours and for the peers.
 """
 
 from __future__ import annotations
@@ -23,12 +24,11 @@ import torch
 from gpu import peers as peers_
 from gpu import timing
 from gpu.peers import Contender
-from gpu.problems import Problem, others, problems
+from gpu.problems import DTYPES, Problem, others, problems
 
 import natten_core
 from natten_core import _loader
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 FAMILIES = ("dense", "band", "box", "simt")
 FORWARD_ONLY = {"box": "simt"}  # and the family that their problems' backward runs on
 
@@ -65,7 +65,7 @@ def measure(problem: Problem, names: list[str], families: bool, rounds: int, cop
     """One entry for each of forward and backward."""
     contenders: list[tuple[Contender, str]] = [(ours(problem), "")]
     skipped: dict[str, str] = {}
-    chosen = choice(problem)
+    chosen = choice(problem).split(",")[0]
     for family in FAMILIES if families else ():
         if family != chosen:
             contenders.append((ours(problem, family), family))
@@ -163,7 +163,7 @@ def table(entry: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
-    chosen = problems(options.batches, [DTYPES[name] for name in options.dtypes])
+    chosen = problems(options.batches, options.dtypes)
     if options.others:
         chosen += others()
     if options.problems:
@@ -186,6 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
         if time.monotonic() - began > options.seconds:
             result.setdefault("left_out", []).append(problem.describe())
             continue
+        torch.set_float32_matmul_precision("high" if problem.tf32 else "highest")
         try:
             result["errors"][problem.describe()] = error = error_of(problem)
             print("  ".join(f"{name} error {value:.2e}" for name, value in error.items()))

@@ -103,7 +103,7 @@ def merged(x: Tensor) -> Tensor:
         in_two_stages,
         merged,
     ],
-    ids=["module", "dropout", "general", "packed", "two-stages", "merged"],
+    ids=["module", "dropout", "strided", "packed", "two-stages", "merged"],
 )
 def test_sizes_that_change_are_no_recompile_storm(function: Any, recording: bool) -> None:
     """By default a compiler takes sizes for constants until they change: the batch once, the map once."""

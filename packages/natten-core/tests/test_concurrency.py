@@ -76,12 +76,12 @@ class Attended(Dataset):
     def __len__(self): return len(self.x)
     def __getitem__(self, i):
         x = self.x[i][None].clone().requires_grad_()
-        fused = natten_core.na2d(x, x, x, 5, backend="cpu")
+        plain = natten_core.na2d(x, x, x, 5, backend="cpu")
         strided = natten_core.na2d(x, x, x, 5, stride=2, backend="cpu")
         scores = natten_core.na2d_qk(x, x, 3, backend="cpu")
         staged = natten_core.na2d_av(scores, x, 3, backend="cpu")
-        (grad,) = torch.autograd.grad((fused + strided + staged).sum(), x)
-        return torch.cat([fused, strided, staged, grad]).detach()
+        (grad,) = torch.autograd.grad((plain + strided + staged).sum(), x)
+        return torch.cat([plain, strided, staged, grad]).detach()
 
 if __name__ == "__main__":
     torch.set_num_threads(3)

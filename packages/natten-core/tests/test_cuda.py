@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import natten_tf32
 import pytest
 import torch
 from natten_cases import CASES, Case, check_error, relative_error
@@ -66,9 +67,10 @@ MODELS = [
     *(Case(f"video-head-dim-{d}", (4, 9, 11), (3, 5, 5), head_dim=d, batch=2) for d in (8, 24, 64, 80, 128)),
 ]
 TABLE = [*CASES, *MODELS]
+SMALL_AND_LARGE = [case for case in MODELS if case.name in ("level1", "level2-dilated", "level4")]
 
 
-def takes(family: str, case: Case, dtype: torch.dtype) -> bool:
+def takes(family: str, case: Case, dtype: torch.dtype, tf32: bool = False) -> bool:
     if _loader._C is None or not hasattr(_loader._C, "cuda_devices"):
         return False
     ones = (1,) * case.rank
@@ -87,17 +89,17 @@ def takes(family: str, case: Case, dtype: torch.dtype) -> bool:
         case.is_causal or (False,) * case.rank,
         1.0 if case.scale is None else case.scale,
     )
-    return str(_loader._C.cuda_plan(problem, 90, only=family)[0]) == family
+    return str(_loader._C.cuda_plan(problem, 90, only=family, tf32=tf32)[0]) == family
 
 
-def runs(cases: list[Case], dtypes: list[torch.dtype]) -> Any:
-    """Parametrises `family`, `case` and `dtype` together, by what each family takes."""
+def runs(cases: list[Case], dtypes: list[torch.dtype], tf32: bool = False) -> Any:
+    """Parametrises `family`, `case` and `dtype` together, by what each family takes; `tf32`: on tensor cores."""
     params = [
         pytest.param(family, case, dtype, id=f"{family}-{case.name}-{str(dtype).removeprefix('torch.')}")
         for family in FAMILIES
         for case in cases
         for dtype in dtypes
-        if takes(family, case, dtype)
+        if takes(family, case, dtype, tf32) and not (tf32 and family == "simt")
     ]
     return pytest.mark.parametrize(("family", "case", "dtype"), params)
 
@@ -164,6 +166,69 @@ def test_packed_values_and_gradients(family: str, case: Case, dtype: torch.dtype
         return output.cpu(), lse.cpu()
 
     compare(case, dtype, packed)
+
+
+# fp32 in TF32, where torch's settings allow it.
+
+
+@pytest.fixture
+def _tf32_allowed() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@runs(TABLE, [torch.float32], tf32=True)
+@pytest.mark.usefixtures("_tf32_allowed")
+def test_fp32_in_tf32(family: str, case: Case, dtype: torch.dtype) -> None:
+    inputs = case.tensors(dtype, requires_grad=False)
+    shape = inputs["query"].shape
+    grads = {"grad_output": torch.randn(shape), "grad_lse": torch.randn(shape[:-1])}
+    pair = tuple(grad.double() for grad in grads.values())
+    exact = results(case.oracle, {n: t.double().requires_grad_() for n, t in inputs.items()}, pair)
+    found = results(attend(family, case), case.tensors(dtype), pair)
+    exact, found = ({f"grad_{n}" if n in inputs else n: t for n, t in some.items()} for some in (exact, found))
+    natten_tf32.check(case, found, natten_tf32.results(case, {**inputs, **grads}), exact)
+
+
+@runs(SMALL_AND_LARGE, [torch.float32], tf32=True)
+def test_fp32_is_in_tf32_when_it_is_allowed_and_never_else(family: str, case: Case, dtype: torch.dtype) -> None:
+    """Asked at every call, in the backward too, by a compiled program too, as torch's own products do."""
+    tensors = {n: t.detach() for n, t in on_device(case, dtype).items()}
+    main = [tensors[name] for name in ("query", "key", "value")]
+    settings = {**case.settings, "rpb": tensors["rpb"]}
+    exact, _ = case.oracle({n: t.double().cpu() for n, t in tensors.items()})
+    compiled = torch.compile(lambda *given: neighborhood_attention(*given, **settings, backend="cuda"), fullgraph=True)
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("highest", "high", "highest"):
+            torch.set_float32_matmul_precision(precision)
+            output = neighborhood_attention(*main, **settings, backend="cuda")
+            assert torch.equal(compiled(*main), output)
+            error = relative_error(output.cpu(), exact)
+            assert (2.0**-14 < error < 2.0**-10) if precision == "high" else error < 2.0**-19
+            told = explain(*main, **settings)
+            assert (told.kernel == f"{family}, fp32 in TF32") == (precision == "high")
+            assert ("TF32 is not allowed" in dict(told.passed_over).get(family, "")) == (precision == "highest")
+        leaves = [t.clone().requires_grad_() for t in main]
+        output = neighborhood_attention(*leaves, **settings, backend="cuda")
+        plain = torch.autograd.grad(output.sum(), leaves, retain_graph=True)
+        torch.set_float32_matmul_precision("high")
+        for one, other in zip(torch.autograd.grad(output.sum(), leaves), plain, strict=True):
+            assert 0 < relative_error(one.cpu(), other.double().cpu()) < 2.0**-9
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@runs(SMALL_AND_LARGE, [torch.float32], tf32=True)
+@pytest.mark.usefixtures("_tf32_allowed")
+def test_bits_in_tf32_are_the_same_every_time(family: str, case: Case, dtype: torch.dtype) -> None:
+    tensors = on_device(case, dtype)
+    first = run(case, tensors, family)
+    for _ in range(5):
+        poison()
+        assert all(torch.equal(a, b) for a, b in zip(run(case, tensors, family), first, strict=True))
 
 
 def stages(case: Case, tensors: dict[str, Tensor], settings: dict[str, Any]) -> tuple[Tensor, Tensor]:

@@ -65,17 +65,20 @@ class Kernels:
 
     def __init__(self) -> None:
         self.scratch: list[int] = []
+        self.tf32: list[bool] = []
 
-    def cuda_forward(self, problem: Problem, device: int, stream: int, *given: Any) -> None:
+    def cuda_forward(self, problem: Problem, device: int, stream: int, tf32: bool, *given: Any) -> None:
         assert (device, stream) == (5, 1234)
+        self.tf32.append(tf32)
         tensors = self._tensors(problem, dict(zip((*INPUTS, "output", "lse"), given, strict=True)))
         output, lse = self._attend(problem, tensors)
         tensors["output"].copy_(output)
         tensors["lse"].copy_(lse)
 
-    def cuda_backward(self, problem: Problem, device: int, stream: int, *given: Any) -> None:
+    def cuda_backward(self, problem: Problem, device: int, stream: int, tf32: bool, *given: Any) -> None:
         *given, allocate = given
         assert (device, stream) == (5, 1234)
+        self.tf32.append(tf32)
         names = (*INPUTS, "output", "lse", "grad_output", "grad_lse", *(f"grad_{name}" for name in INPUTS))
         tensors = self._tensors(problem, dict(zip(names, given, strict=True)))
         self.scratch.append(allocate(1 << 16))
@@ -270,6 +273,24 @@ def test_what_a_compiler_or_a_gradient_may_hand_down() -> None:
     for a, b in zip(found, wanted, strict=False):
         torch.testing.assert_close(a, b, check_dtype=False)
     assert found[3].dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_torchs_setting_for_tf32_is_asked_at_every_call(dtype: torch.dtype, kernels_stood_in: Kernels) -> None:
+    """In forward and backward, as torch's own products do."""
+    q = torch.randn(2, 5, 6, 2, 4).to(dtype)
+    settings = [3, 3], [1, 1], [1, 1], [0, 0], 0.5
+    before = torch.get_float32_matmul_precision()
+    try:
+        for precision in ("highest", "high", "highest"):
+            torch.set_float32_matmul_precision(precision)
+            output, lse = cuda.na_forward(q, q, q, None, None, None, *settings)
+            torch.set_float32_matmul_precision("medium" if precision == "highest" else "highest")
+            cuda.na_backward(output, None, q, q, q, None, None, None, output, lse, *settings)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    single = dtype is torch.float32
+    assert kernels_stood_in.tf32 == [False, single, single, False, False, single]
 
 
 @pytest.mark.usefixtures("kernels_stood_in")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +19,12 @@ pytestmark = pytest.mark.usefixtures("kernels")
 
 
 def plan(
-    architecture: int = 90, only: str = "", tensor_cores: bool = True, backward: bool = False, **changes: Any
+    architecture: int = 90,
+    only: str = "",
+    tensor_cores: bool = True,
+    backward: bool = False,
+    tf32: bool = False,
+    **changes: Any,
 ) -> tuple[str, dict[str, str]]:
     settings: dict[str, Any] = {
         "dtype": "bfloat16",
@@ -36,12 +43,13 @@ def plan(
     rank = len(settings["spatial"])
     settings = {"stride": (1,) * rank, "is_causal": (False,) * rank, **settings}
     problem = _loader._C.Problem(**settings)  # type: ignore[union-attr]
-    family, rejected = _loader._C.cuda_plan(problem, architecture, tensor_cores, only, backward)  # type: ignore[union-attr]
+    family, rejected = _loader._C.cuda_plan(problem, architecture, tensor_cores, only, backward, tf32)  # type: ignore[union-attr]
     return family, dict(rejected)
 
 
-def of(case: Case, dtype: str) -> tuple[str, dict[str, str]]:
+def of(case: Case, dtype: str, tf32: bool = False) -> tuple[str, dict[str, str]]:
     return plan(
+        tf32=tf32,
         dtype=dtype,
         batch=case.batch,
         heads=case.heads,
@@ -127,10 +135,58 @@ def test_the_best_family_for_a_backward(changes: dict[str, Any], family: str) ->
 
 def test_reasons_are_for_people() -> None:
     _, rejected = plan(dtype="float32")
-    assert rejected["dense"] == "a dtype other than fp16 and bf16"
+    assert rejected["box"] == "a dtype other than fp16 and bf16"
     assert plan(architecture=75)[1]["dense"] == "a device before sm_80"
     assert plan(only="simt")[1]["dense"] == "another family was asked for"
     assert "64 tokens" in plan()[1]["dense"]
+
+
+SMALL = {"dtype": "float32", "spatial": (7, 7)}
+NO_TF32 = "fp32 while TF32 is not allowed by torch's settings (torch.set_float32_matmul_precision('high') allows it)"
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_fp32_is_multiplied_in_tf32_only_where_that_is_allowed(backward: bool) -> None:
+    assert plan(**SMALL, backward=backward, tf32=True) == ("dense", {})
+    family, rejected = plan(**SMALL, backward=backward)
+    assert family == "simt"
+    assert rejected["dense"] == NO_TF32
+    assert plan(**{**SMALL, "dtype": "float64"}, backward=backward, tf32=True)[0] == "simt"
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_settings_of_torch_are_blamed_only_where_they_matter(case: Case) -> None:
+    given, rejected = of(case, "float32", tf32=False)
+    allowed, _ = of(case, "float32", tf32=True)
+    assert given == "simt"
+    assert [name for name, reason in rejected.items() if reason == NO_TF32][:1] == ([allowed] * (allowed != "simt"))
+    for dtype in ("bfloat16", "float16", "float64"):
+        assert of(case, dtype, tf32=True) == of(case, dtype, tf32=False)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head_dim", "forward", "backward"),
+    [
+        (80, 32, "dense", "dense"),
+        (80, 4, "dense", "dense"),
+        (80, 6, "simt", "simt"),
+        (86, 64, "dense", "dense"),
+        (120, 64, "dense", "dense"),
+        (80, 128, "dense", "dense"),
+        (90, 68, "dense", "dense"),
+        (86, 128, "dense", "simt"),
+        (89, 68, "dense", "simt"),
+        (90, 132, "simt", "simt"),
+        (75, 32, "simt", "simt"),
+    ],
+)
+def test_fp32_needs_twice_the_shared_memory(architecture: int, head_dim: int, forward: str, backward: str) -> None:
+    sizes = {"head_dim": head_dim, "head_dim_v": head_dim}
+    assert plan(architecture, tf32=True, **SMALL, **sizes)[0] == forward
+    family, rejected = plan(architecture, tf32=True, backward=True, **SMALL, **sizes)
+    assert family == backward
+    if forward != backward:
+        assert rejected["dense"] == "head_dim above 64 in fp32 with the shared memory of this device"
 
 
 @pytest.mark.parametrize(
@@ -232,3 +288,46 @@ def test_a_device_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuda.device_obstacles(0) == ()
     assert cuda.device_obstacles(1)[0].startswith("architecture not built: V100")
     assert cuda.device_obstacles(2) == ("no device: the driver shows 2, not one numbered 2",)
+
+
+# torch's settings, each way to make them in a process of its own: some cannot be taken back.
+
+_SETTINGS = [
+    ("pass", False),
+    ("torch.set_float32_matmul_precision('high')", True),
+    ("torch.set_float32_matmul_precision('medium')", True),
+    ("torch.set_float32_matmul_precision('high'); torch.set_float32_matmul_precision('highest')", False),
+    ("torch.backends.cuda.matmul.allow_tf32 = True", True),
+    ("torch.backends.cudnn.allow_tf32 = True", False),
+]
+_NEWER_SETTINGS = [
+    ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", True),
+    ("torch.backends.cuda.matmul.fp32_precision = 'ieee'", False),
+    ("torch.backends.fp32_precision = 'tf32'", True),
+    ("torch.backends.fp32_precision = 'tf32'; torch.backends.cuda.matmul.fp32_precision = 'ieee'", False),
+    ("torch.backends.fp32_precision = 'tf32'; torch.backends.cuda.matmul.allow_tf32 = False", False),
+    ("torch.backends.cudnn.conv.fp32_precision = 'tf32'", False),
+    ("torch.set_float32_matmul_precision('high'); torch.backends.cuda.matmul.fp32_precision = 'ieee'", False),
+]
+
+
+def test_what_torchs_settings_allow() -> None:
+    """Whatever of torch's two kinds of settings was used, mixed too: without an error, and without a warning."""
+    settings = [*_SETTINGS, *(_NEWER_SETTINGS if hasattr(torch.backends, "fp32_precision") else ())]
+    program = f"""
+import os, warnings
+import torch
+from natten_core.backends.cuda import allows_tf32
+for setting, allowed in {settings!r}:
+    if child := os.fork():
+        if os.waitpid(child, 0)[1]:
+            raise SystemExit(setting)
+        continue
+    warnings.simplefilter("error")
+    exec(setting)
+    found = allows_tf32(torch.float32)
+    others = [allows_tf32(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float64)]
+    os._exit(int(found is not allowed or any(others)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

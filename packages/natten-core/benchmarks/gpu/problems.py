@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ class Problem:
     kernel: int = 7
     head_dim: int = 32
     dtype: torch.dtype = torch.bfloat16
+    tf32: bool = False  # whether products of float32 may be in TF32
     device: str = "cuda"
     frames: int = 0
     kernel_frames: int = 1
@@ -62,7 +64,7 @@ class Problem:
         return qkv, random(*bias, dtype=torch.float32), random(*lead, self.heads, self.head_dim)
 
     def describe(self) -> str:
-        dtype = str(self.dtype).removeprefix("torch.")
+        dtype = "tf32" if self.tf32 else str(self.dtype).removeprefix("torch.")
         spatial = "x".join(map(str, self.spatial))
         kernel = "x".join(map(str, self.window)) if self.frames else self.kernel
         return (
@@ -71,13 +73,19 @@ class Problem:
         )
 
 
+DTYPES: dict[str, dict[str, Any]] = {
+    "bf16": {"dtype": torch.bfloat16},
+    "fp16": {"dtype": torch.float16},
+    "fp32": {"dtype": torch.float32},
+    "tf32": {"dtype": torch.float32, "tf32": True},
+}
 LEVELS = (("level1", 56, 2, 8), ("level2", 28, 4, 4), ("level3", 14, 8, 2), ("level4", 7, 16, 1))
 
 
-def problems(batches: list[int], dtypes: list[torch.dtype]) -> list[Problem]:
-    """DiNAT-Tiny's layers, plain and dilated."""
+def problems(batches: list[int], dtypes: list[str]) -> list[Problem]:
+    """DiNAT-Tiny's layers, plain and dilated, in some of `DTYPES`."""
     return [
-        Problem(f"{name}{'-dilated' if d > 1 else ''}", batch, length, heads, d, dtype=dtype)
+        Problem(f"{name}{'-dilated' if d > 1 else ''}", batch, length, heads, d, **DTYPES[dtype])
         for dtype in dtypes
         for batch in batches
         for name, length, heads, dilation in LEVELS

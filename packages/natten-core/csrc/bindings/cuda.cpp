@@ -23,17 +23,17 @@ auto allocator(const py::object& allocate) {
   };
 }
 
-void cuda_forward(const Problem& problem, int device, int64_t stream, const py::object& query, const py::object& key,
-                  const py::object& value, int64_t rpb, const py::object& additional_key,
+void cuda_forward(const Problem& problem, int device, int64_t stream, bool tf32, const py::object& query,
+                  const py::object& key, const py::object& value, int64_t rpb, const py::object& additional_key,
                   const py::object& additional_value, const py::object& output, const py::object& lse) {
   const ForwardArgs args = forward_args(problem, query, key, value, rpb, additional_key, additional_value, output, lse);
   if (args.output.data == nullptr || args.lse.data == nullptr) throw std::invalid_argument("output and lse are needed");
   py::gil_scoped_release unlocked;
-  cuda::forward(args, device, address(stream));
+  cuda::forward(args, device, address(stream), tf32);
 }
 
-void cuda_backward(const Problem& problem, int device, int64_t stream, const py::object& query, const py::object& key,
-                   const py::object& value, int64_t rpb, const py::object& additional_key,
+void cuda_backward(const Problem& problem, int device, int64_t stream, bool tf32, const py::object& query,
+                   const py::object& key, const py::object& value, int64_t rpb, const py::object& additional_key,
                    const py::object& additional_value, const py::object& output, const py::object& lse,
                    const py::object& grad_output, const py::object& grad_lse, const py::object& grad_query,
                    const py::object& grad_key, const py::object& grad_value, int64_t grad_rpb,
@@ -55,7 +55,7 @@ void cuda_backward(const Problem& problem, int device, int64_t stream, const py:
     throw std::invalid_argument("gradients of additional keys and values are needed");
   const auto allocated = allocator(allocate);
   py::gil_scoped_release unlocked;
-  cuda::backward(args, device, address(stream), allocated);
+  cuda::backward(args, device, address(stream), tf32, allocated);
 }
 
 void cuda_qk(const Problem& problem, int device, int64_t stream, const py::object& query, const py::object& key,
@@ -111,20 +111,20 @@ py::dict cuda_devices() {
 
 // What a forward of such tensors runs on: the family, and those before it with their reasons, the faster form of the
 // last family among them.
-py::tuple cuda_choice(const Problem& problem, int device, const py::object& query, const py::object& key,
+py::tuple cuda_choice(const Problem& problem, int device, bool tf32, const py::object& query, const py::object& key,
                       const py::object& value) {
   ForwardArgs args;
   args.problem = problem;
   args.query = tensor(query, problem.rank), args.key = tensor(key, problem.rank);
   args.value = tensor(value, problem.rank);
-  const cuda::Variant variant = cuda::explain(args, cuda::facts_of(device));
+  const cuda::Variant variant = cuda::explain(args, cuda::facts_of(device, tf32));
   py::list passed_over;
   for (const cuda::Rejection& one : variant.passed_over)
     passed_over.append(py::make_tuple(cuda::name(one.family), one.reason));
   if (variant.family == cuda::Family::kSimt)
     if (const char* reason = cuda::simt::not_vectorized(args))
       passed_over.append(py::make_tuple("simt, 16 bytes at a time", reason));
-  return py::make_tuple(cuda::name(variant.family), py::tuple(passed_over));
+  return py::make_tuple(cuda::name(variant.family, problem), py::tuple(passed_over));
 }
 
 }  // namespace

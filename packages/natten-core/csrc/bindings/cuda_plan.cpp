@@ -54,9 +54,9 @@ Problem problem(const std::string& dtype, int64_t batch, int64_t heads, int64_t 
 using Named = std::vector<std::pair<std::string, std::string>>;
 
 // Of the forward of a problem that lies well in memory, or of its backward with a bias.
-py::tuple cuda_plan(const Problem& problem, int architecture, bool tensor_cores, const std::string& only,
-                    bool backward) {
-  const cuda::Facts facts{architecture, tensor_cores, only.empty() ? cuda::Family::kNone : cuda::family_of(only)};
+py::tuple cuda_plan(const Problem& problem, int architecture, bool tensor_cores, const std::string& only, bool backward,
+                    bool tf32) {
+  const cuda::Facts facts{architecture, tensor_cores, only.empty() ? cuda::Family::kNone : cuda::family_of(only), tf32};
   BackwardArgs args;
   float bias = 0;
   args.forward.problem = problem, args.forward.rpb = args.grad_rpb = &bias;
@@ -81,7 +81,7 @@ void add_cuda_plan(py::module_& module) {
            py::arg("kernel_size"), py::arg("stride"), py::arg("dilation"), py::arg("is_causal"), py::arg("scale"))
       .def("__repr__", &cuda::describe);
   module.def("cuda_plan", &cuda_plan, py::arg("problem"), py::arg("architecture"), py::arg("tensor_cores") = true,
-             py::arg("only") = "", py::arg("backward") = false);
+             py::arg("only") = "", py::arg("backward") = false, py::arg("tf32") = false);
   module.def("cuda_families", &cuda_families);
   module.def("cuda_runs_on", &cuda::runs_on, py::arg("built"), py::arg("architecture"));
 }

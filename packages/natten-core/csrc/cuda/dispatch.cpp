@@ -78,8 +78,8 @@ Launch prepare(int device, void* stream) {
 }
 
 template <class Args>
-Family chosen(const Args& args, const Problem& problem, int device) {
-  const Facts facts = facts_of(device);
+Family chosen(const Args& args, const Problem& problem, int device, bool tf32) {
+  const Facts facts = facts_of(device, tf32);
   const Family family = choose(args, facts);
   if (family != Family::kNone) return family;
   std::string reasons = "no cuda kernel can run this. They do not support";
@@ -106,7 +106,7 @@ void reporting(const Problem& problem, Family family, const char* direction, con
 // Runs `work`, of the two-stage form, with what it needs to start kernels.
 template <class Work>
 void run_stage(const Problem& problem, int device, void* stream, const char* direction, const Work& work) {
-  if (const char* reason = unsupported(Family::kSimt, problem, facts_of(device)))
+  if (const char* reason = unsupported(Family::kSimt, problem, facts_of(device, false)))
     throw Unsupported(std::string("no cuda kernel can run this in two stages. They do not support (simt) ") + reason +
                       "; the problem: " + describe(problem));
   reporting(problem, Family::kSimt, direction, [&] { work(prepare(device, stream)); });
@@ -128,13 +128,13 @@ const char* tensor_core_architectures_built() { return NATTEN_CUDA_TENSOR_CORE_A
 
 void use_only(const std::string& wanted) { only() = wanted.empty() ? Family::kNone : family_of(wanted); }
 
-Facts facts_of(int device) {
+Facts facts_of(int device, bool tf32) {
   const int architecture = device_at(device).architecture;
-  return {architecture, runs_on(tensor_core_architectures_built(), architecture), only()};
+  return {architecture, runs_on(tensor_core_architectures_built(), architecture), only(), tf32};
 }
 
-void forward(const ForwardArgs& args, int device, void* stream) {
-  const Family family = chosen(args, args.problem, device);
+void forward(const ForwardArgs& args, int device, void* stream, bool tf32) {
+  const Family family = chosen(args, args.problem, device, tf32);
   reporting(args.problem, family, "forward", [&] {
     const Launch launch = prepare(device, stream);
     switch (family) {
@@ -147,9 +147,10 @@ void forward(const ForwardArgs& args, int device, void* stream) {
   });
 }
 
-void backward(const BackwardArgs& args, int device, void* stream, const std::function<void*(size_t)>& allocate) {
+void backward(const BackwardArgs& args, int device, void* stream, bool tf32,
+              const std::function<void*(size_t)>& allocate) {
   const Problem& problem = args.forward.problem;
-  const Family family = chosen(args, problem, device);
+  const Family family = chosen(args, problem, device, tf32);
   const auto workspace = [&](size_t bytes) { return workspace_of(bytes, allocate); };
   reporting(problem, family, "backward", [&] {
     const Launch launch = prepare(device, stream);

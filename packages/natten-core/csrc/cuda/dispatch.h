@@ -47,14 +47,16 @@ const char* tensor_core_architectures_built();
 void use_only(const std::string& name);
 
 // What the plan is told on this device.
-Facts facts_of(int device);
+Facts facts_of(int device, bool tf32);
 
-// Pointers are of memory on `device`, `stream` is a stream of it. The work is queued, not awaited.
+// Pointers are of memory on `device`, `stream` is a stream of it. `tf32`: whether fp32 may be multiplied in TF32. The
+// work is queued, not awaited.
 // All throw Unsupported where no family can run the problem, else OutOfMemory or another std::runtime_error with the
 // problem in it.
-void forward(const ForwardArgs& args, int device, void* stream);
+void forward(const ForwardArgs& args, int device, void* stream, bool tf32);
 // `allocate` returns device memory, aligned to 512 bytes, that may be reused once what is queued until then is done.
-void backward(const BackwardArgs& args, int device, void* stream, const std::function<void*(size_t)>& allocate);
+void backward(const BackwardArgs& args, int device, void* stream, bool tf32,
+              const std::function<void*(size_t)>& allocate);
 
 // The two-stage form, which the simt family alone has.
 void qk(const QkArgs& args, int device, void* stream);

@@ -15,11 +15,19 @@ namespace {
 constexpr int kTensorCoreArchitecture = 80;
 constexpr int kVectorBytes = 16;  // what the tensor-core kernels copy at a time
 constexpr char kUnaligned[] = "an address or a stride that is no multiple of 16 bytes";
+constexpr char kNoTf32[] =
+    "fp32 while TF32 is not allowed by torch's settings (torch.set_float32_matmul_precision('high') allows it)";
+
+// Whether the family multiplies fp32 on tensor cores, which take it in TF32.
+bool in_tf32(Family family, const Problem& problem) {
+  return problem.dtype == DType::kFloat32 && family == Family::kDense;
+}
 
 const char* device_reason(Family family, const Problem& problem, const Facts& facts) {
   if (facts.only != Family::kNone && facts.only != family) return "another family was asked for";
   if (family == Family::kSimt) return nullptr;
-  if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16) return "a dtype other than fp16 and bf16";
+  if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16 && !in_tf32(family, problem))
+    return "a dtype other than fp16 and bf16";
   if (facts.architecture < kTensorCoreArchitecture) return "a device before sm_80";
   if (!facts.tensor_cores) return "a device whose tensor-core kernels this build does not have";
   return nullptr;
@@ -74,6 +82,10 @@ const char* name(Family family) {
     case Family::kNone: return "none";
   }
   return "?";
+}
+
+std::string name(Family family, const Problem& problem) {
+  return std::string(name(family)) + (in_tf32(family, problem) ? ", fp32 in TF32" : "");
 }
 
 const std::vector<Family>& families() {
@@ -134,9 +146,8 @@ const Problem& box_work(const ForwardArgs& args) { return args.problem; }
 const BackwardArgs& box_work(const BackwardArgs& args) { return args; }
 
 template <class Work>
-const char* reason(Family family, const Work& work, const Facts& facts) {
-  if (const char* why = device_reason(family, problem_of(work), facts)) return why;
-  if (family == Family::kDense) return dense::unsupported(work);
+const char* family_reason(Family family, const Work& work, const Facts& facts) {
+  if (family == Family::kDense) return dense::unsupported(work, facts.architecture);
   if (family == Family::kBand) {
     if (const char* why = band::unsupported(problem_of(work), facts.architecture)) return why;
     return is_far(work) ? "a sample that spans 2^31 elements" : alignment_reason(work);
@@ -146,6 +157,14 @@ const char* reason(Family family, const Work& work, const Facts& facts) {
     return is_far(work) ? "a sample that spans 2^31 elements" : alignment_reason(work);
   }
   return simt::unsupported(problem_of(work));
+}
+
+// torch's settings come last: they are worth changing only where nothing else is in the way.
+template <class Work>
+const char* reason(Family family, const Work& work, const Facts& facts) {
+  if (const char* why = device_reason(family, problem_of(work), facts)) return why;
+  if (const char* why = family_reason(family, work, facts)) return why;
+  return in_tf32(family, problem_of(work)) && !facts.tf32 ? kNoTf32 : nullptr;
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ struct Facts {
   int architecture = 90;         // of the device: 75, 80, 86, 89, 90, 100, 120
   bool tensor_cores = true;      // whether this build has tensor-core kernels for the architecture
   Family only = Family::kNone;   // the one family allowed, for tests; kNone: any
+  bool tf32 = false;             // whether products of fp32 may round their factors to TF32
 };
 
 struct Rejection {
@@ -30,6 +31,8 @@ struct Variant {
 };
 
 const char* name(Family family);
+// The family, and how it takes the problem's dtype where that is not plain: "dense, fp32 in TF32".
+std::string name(Family family, const Problem& problem);
 // Throws std::invalid_argument for a name that no family has.
 Family family_of(const std::string& name);
 // Those that this version of the sources has, best first.

@@ -98,7 +98,12 @@ def cpu_av_backward(
 ) -> None: ...
 def cuda_families() -> list[str]: ...
 def cuda_plan(
-    problem: Problem, architecture: int, tensor_cores: bool = ..., only: str = ...
+    problem: Problem,
+    architecture: int,
+    tensor_cores: bool = ...,
+    only: str = ...,
+    backward: bool = ...,
+    tf32: bool = ...,
 ) -> tuple[str, list[tuple[str, str]]]: ...
 def cuda_runs_on(built: str, architecture: int) -> bool: ...
 
@@ -109,12 +114,13 @@ cuda_tensor_core_architectures: str
 def cuda_devices() -> dict[str, Any]: ...
 def cuda_use_only(family: str) -> None: ...
 def cuda_choice(
-    problem: Problem, device: int, query: Strided, key: Strided, value: Strided, /
+    problem: Problem, device: int, tf32: bool, query: Strided, key: Strided, value: Strided, /
 ) -> tuple[str, tuple[tuple[str, str], ...]]: ...
 def cuda_forward(
     problem: Problem,
     device: int,
     stream: int,
+    tf32: bool,
     query: Strided,
     key: Strided,
     value: Strided,
@@ -129,6 +135,7 @@ def cuda_backward(
     problem: Problem,
     device: int,
     stream: int,
+    tf32: bool,
     query: Strided,
     key: Strided,
     value: Strided,

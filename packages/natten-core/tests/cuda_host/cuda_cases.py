@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+import natten_tf32
 import torch
 from cuda_harness import Options, run_backward, run_forward
 from natten_cases import CASES, Case, check_error, relative_error
@@ -183,6 +184,12 @@ def _results(case: Case, inputs: dict[str, Tensor], grad_output: Tensor, grad_ls
     return {"output": output.detach(), "lse": lse.detach(), **found}
 
 
+@cache
+def expected_of_tf32(name: str) -> dict[str, Tensor]:
+    """What is right for float32 in TF32."""
+    return natten_tf32.results(NAMED[name], expected(name, torch.float32)[0])
+
+
 def run(
     family: str,
     case: Case,
@@ -240,3 +247,31 @@ def check(case: Case, dtype: torch.dtype, found: dict[str, Tensor], slack: float
             most = 2 if name.startswith("grad_") else 1.25
             assert relative_error(tensor, exact[name]) < most * torch.finfo(dtype).eps, name
         assert torch.allclose(found["lse"].double(), exact["lse"], rtol=1e-5, atol=1e-5), "lse"
+
+
+def check_tf32(case: Case, found: dict[str, Tensor]) -> None:
+    """Holds results of float32 in TF32 against exact ones with, and without, that rounding."""
+    _, exact, _ = expected(case.name, torch.float32)
+    natten_tf32.check(case, found, expected_of_tf32(case.name), exact)
+    for name, tensor in found.items():
+        # Weights, and gradients of scores, are rounded after sums in fp32, which sends a few the other way: a small
+        # part of the numbers then errs.
+        difference = tensor.double() - expected_of_tf32(case.name)[name]
+        most = exact[name].abs().max()
+        few = max(2.0**-16, 2.0**-10 * tensor.numel() ** -0.5)
+        assert difference.square().mean().sqrt() <= few * most, name
+        if name in ("lse", "grad_rpb"):
+            assert difference.abs().max() <= 2.0**-15 * most, name
+
+
+def in_tf32(family: str, dtype: torch.dtype) -> bool:
+    """Whether the family multiplies `dtype` in TF32."""
+    return dtype is torch.float32 and family != "simt"
+
+
+def hold(family: str, case: Case, dtype: torch.dtype, found: dict[str, Tensor], slack: float = 0.0) -> None:
+    """Holds the results of a family against what is right, with the errors that its numbers may have."""
+    if in_tf32(family, dtype):
+        check_tf32(case, found)
+    else:
+        check(case, dtype, found, slack)

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -241,6 +242,21 @@ rows(Params p) {
   dev::stg(p.out + t, static_cast<float>(r[0]));
 }
 
+// (1 + x) . 1 in tf32, for x of 2^-14 times the number of the thread: rounded before the product, or cut off by it.
+template <bool CUT>
+DEV_KERNEL(32)
+short_factors(Params p) {
+  const int t = static_cast<int>(threadIdx.x);
+  const float number = 1 + dev::ldg(p.in + t) / 16384;
+  uint32_t bits;
+  std::memcpy(&bits, &number, 4);
+  const uint32_t a[4] = {CUT ? bits : dev::to_tf32(number), 0, 0, 0};
+  float d[4] = {};
+  dev::mma<dev::tf32>(d, a, (t & 3) == (t >> 2) ? dev::to_tf32(1.0f) : 0, 0);
+  dev::stg(p.out + t / 4 * 8 + (t & 3) * 2, d[0]);
+  dev::stg(p.out + t / 4 * 8 + (t & 3) * 2 + 1, d[1]);
+}
+
 using Kernel = void (*)(Params);
 struct Case {
   std::vector<Kernel> kernels;
@@ -275,6 +291,7 @@ Case case_of(const std::string& name) {
   if (name == "signals") return {{signals<0>, signals<1>, signals<2>, signals<3>, signals<4>}, 64, 1, 144};
   if (name == "blocks") return {{blocks<0>, blocks<1>, blocks<2>, blocks<3>}, 32, 2, 0};
   if (name == "banks") return {{banks<1>, banks<2>, banks<32>, banks<33>}, 32, 1, 33 * 32 * 4};
+  if (name == "short_factors") return {{short_factors<false>, short_factors<true>}, 32, 1, 0};
   if (name == "rows") return {{rows<false>, rows<true>}, 32, 1, 2048};
   throw std::invalid_argument(name);
 }

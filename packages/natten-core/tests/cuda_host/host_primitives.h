@@ -90,6 +90,13 @@ inline float hi(uint32_t u) {
   return to_float(T{static_cast<uint16_t>(u >> 16)});
 }
 
+// Nothing is cut off: the product does that. nvcc makes the same of it.
+inline uint32_t to_tf32(uint32_t bits) { return (bits & 0x7f800000u) == 0x7f800000u ? bits : bits + 0x1000u; }
+inline uint32_t to_tf32(float f) { return to_tf32(host::bits(f)); }
+// What a mutant has instead (mutations.py).
+inline uint32_t not_to_tf32(uint32_t bits) { return bits; }
+inline uint32_t not_to_tf32(float f) { return host::bits(f); }
+
 inline float ex2(float x) { return host::approximate(std::exp2(host::flush(x))); }
 inline float lg2(float x) { return host::approximate(std::log2(host::flush(x))); }
 inline float rcp(float x) { return host::approximate(1.0f / host::flush(x)); }
@@ -174,28 +181,50 @@ inline uint32_t movmatrix(uint32_t v, DEV_SITE) {
   return mine.t;
 }
 
+namespace host {
+
+// What a product makes of one register of a fragment: kCount numbers.
+template <class T>
+struct Factor {
+  static constexpr int kCount = 2, kDepth = 16;  // kDepth: columns of A
+  static constexpr auto a = frag_a, b = frag_b;
+  static float number(uint32_t u, int i) { return i & 1 ? hi<T>(u) : lo<T>(u); }
+};
+template <>
+struct Factor<tf32> {
+  static constexpr int kCount = 1, kDepth = 8;
+  static constexpr auto a = frag_a_tf32, b = frag_b_tf32;
+  static float number(uint32_t u, int) { return from_bits(u & 0xffffe000u); }  // the rest is cut off, not rounded
+};
+
+}  // namespace host
+
 // A sum is rounded once to fp32. Tensor cores keep a few bits beyond and cut off the rest; rounding towards zero in a
 // second run brackets that. Neither is bit for bit what a GPU returns.
 template <class T>
 inline void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const float (&c)[4], DEV_SITE) {
-  static_assert(is_16_bit<T>, "products of half or bf16");
+  static_assert(is_factor<T>, "products of half, bf16 or tf32");
   struct Operands {
     float* d;
     const uint32_t* a;
     uint32_t b[2];
     const float* c;
   } mine{d, a, {b0, b1}, c};
-  emu::warp_op(std::is_same<T, half>::value ? "mma f16" : "mma bf16", mine, site, [](emu::Warp&, Operands** lane) {
-    alignas(64) float fa[16][16], fb[16][8];
+  const char* op = std::is_same<T, half>::value ? "mma f16" : std::is_same<T, bf16>::value ? "mma bf16" : "mma tf32";
+  emu::warp_op(op, mine, site, [](emu::Warp&, Operands** lane) {
+    using Factor = host::Factor<T>;
+    constexpr int kCount = Factor::kCount, kDepth = Factor::kDepth;
+    alignas(64) float fa[16][kDepth], fb[kDepth][8];
     alignas(64) double sum[16][8];
-    const auto element = [](uint32_t u, int i) { return i & 1 ? hi<T>(u) : lo<T>(u); };
     for (int l = 0; l < 32; ++l) {
-      for (int i = 0; i < 8; ++i) fa[frag_a(l, i).r][frag_a(l, i).c] = element(lane[l]->a[i >> 1], i);
-      for (int i = 0; i < 4; ++i) fb[frag_b(l, i).r][frag_b(l, i).c] = element(lane[l]->b[i >> 1], i);
+      for (int i = 0; i < 4 * kCount; ++i)
+        fa[Factor::a(l, i).r][Factor::a(l, i).c] = Factor::number(lane[l]->a[i / kCount], i);
+      for (int i = 0; i < 2 * kCount; ++i)
+        fb[Factor::b(l, i).r][Factor::b(l, i).c] = Factor::number(lane[l]->b[i / kCount], i);
       for (int i = 0; i < 4; ++i) sum[frag_c(l, i).r][frag_c(l, i).c] = lane[l]->c[i];
     }
     for (int m = 0; m < 16; ++m)
-      for (int k = 0; k < 16; ++k)
+      for (int k = 0; k < kDepth; ++k)
         for (int n = 0; n < 8; ++n) sum[m][n] += static_cast<double>(fa[m][k]) * fb[k][n];
     const bool truncate = emu::options().mma_truncate;
     for (int l = 0; l < 32; ++l)

@@ -1,6 +1,6 @@
-"""Takes one barrier, wait, commit or swizzle out of the kernels at a time, and tells whether the tests would notice.
+"""Takes one barrier, wait, commit, swizzle or conversion out of the kernels at a time: would the tests notice?
 
-    python mutations.py [--list] [--only TEXT] simt dense band box band-16 band-64 band-128 band-half box-64 box-128
+    python mutations.py [--list] [--only TEXT] simt dense dense-tf32 band box band-16 band-64 band-128 ...
 
 Each mutant is compiled and run on a few cases. It is noticed if the emulator reports something, a result is wrong, or
 shared memory is passed over more often than before.
@@ -9,6 +9,7 @@ shared memory is passed over more often than before.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 import tempfile
@@ -21,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import cuda_builder
 import torch
-from cuda_cases import NAMED, check, run
+from cuda_cases import NAMED, hold, run
 from cuda_harness import EmulatorError, Options
 
 _CALL = re.compile(
@@ -29,6 +30,7 @@ _CALL = re.compile(
     r"|bar_arrive|barrier|mbarrier_init|mbarrier_arrive|mbarrier_wait)\((?!\)\s*\{)[^;{]*\)(?=;|,)"
 )
 _XOR = re.compile(r" \^ ")
+_CONVERSION = re.compile(r"dev::to_tf32\(")
 
 
 class Setting(NamedTuple):
@@ -40,6 +42,11 @@ class Setting(NamedTuple):
     without: str = ""  # sources that these cases do not need
     only: str = ""  # regular expression of the mutants that these cases can notice
     borrowed: tuple[str, ...] = ()  # files of other families whose mutants are tried on these cases too
+    also: tuple[torch.dtype, ...] = ()  # for mutants that the dtype does not notice
+
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        return (self.dtype, *self.also)
 
 
 BORROWED = ("band/fragments.h", "band/signals.h", "band/backward_bias.h", "band/backward_reduce.cu")
@@ -56,6 +63,14 @@ SETTINGS = {
         torch.bfloat16,
         ("d-dilated-remainder", "d-128", "d-many-maps", "d-128-many-maps"),
         r"_half\.cu",
+        also=(torch.float32,),
+    ),
+    "dense-tf32": Setting(
+        "dense",
+        torch.float32,
+        ("d-dilated-remainder", "d-64", "d-128", "d-many-maps", "d-128-many-maps"),
+        r"_half\.cu",
+        also=(torch.bfloat16,),
     ),
     "band": Setting(
         "band",
@@ -100,24 +115,27 @@ def mutations(name: str) -> Iterator[Mutation]:
                 yield Mutation(path, number, line, line[: found.start()] + "static_cast<void>(0)" + line[found.end() :])
             for found in _XOR.finditer(code):
                 yield Mutation(path, number, line, line[: found.start()] + " + 0 * " + line[found.end() :])
+            for found in _CONVERSION.finditer(code) if torch.float32 in setting.dtypes else ():
+                yield Mutation(path, number, line, line[: found.start()] + "dev::not_to_tf32(" + line[found.end() :])
 
 
 def outcome(setting: Setting, changed: Path | None, before: dict[str, int]) -> str:
     """Why the mutant is noticed; empty if it is not. Without a mutant, `before` is filled."""
-    for name in setting.cases:
+    for name, dtype in itertools.product(setting.cases, setting.dtypes):
         options = Options(changed=changed, without=setting.without, count_banks=True, multiprocessors=4)
+        tried = f"{name} {dtype}"
         try:
-            found = run(setting.family, NAMED[name], setting.dtype, options=options)
-            check(NAMED[name], setting.dtype, found, slack=1e-6)
+            found = run(setting.family, NAMED[name], dtype, options=options)
+            hold(setting.family, NAMED[name], dtype, found, slack=1e-6)
         except EmulatorError as error:
-            return f"{name}: {str(error).splitlines()[0][:100]}"
+            return f"{tried}: {str(error).splitlines()[0][:100]}"
         except AssertionError as error:
-            return f"{name}: {str(error).splitlines()[0][:100]}"
+            return f"{tried}: {str(error).splitlines()[0][:100]}"
         total = options.total_wavefronts
         if changed is None:
-            before[name] = total
-        elif total > 1.01 * before[name]:
-            return f"{name}: {total} wavefronts instead of {before[name]}"
+            before[tried] = total
+        elif total > 1.01 * before[tried]:
+            return f"{tried}: {total} wavefronts instead of {before[tried]}"
     return ""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import cuda_builder
 import pytest
 import torch
-from natten_cases import CASES, Case
+from natten_cases import CASES, Case, relative_error
 from torch import Tensor
 
 from natten_core import _loader, _problem
@@ -33,7 +33,7 @@ def module() -> Any:
         *(f"cuda/{family}/support.cpp" for family in ("simt", "band", "box")),
     ]
     names += ["cuda/dense/support.cpp", "cuda/dense/dense.cpp", "cuda/dense/reduce.cu"]
-    names += ["cuda/dense/forward_bf16.cu", "cuda/dense/backward_bf16.cu"]
+    names += [f"cuda/dense/{way}_{dtype}.cu" for way in ("forward", "backward") for dtype in ("bf16", "tf32")]
     names += ["cuda/simt/simt.cpp", "cuda/simt/tiling.cpp", "cuda/simt/float32.cu"]
     built = ['-DNATTEN_CUDA_ARCHITECTURES="80-real,90"', '-DNATTEN_CUDA_TENSOR_CORE_ARCHITECTURES="80-real,90"']
     sources = [cuda_builder.HERE / "dispatch_module.cpp", *(csrc / name for name in names)]
@@ -161,7 +161,9 @@ def test_an_allocator_that_runs_out(machine: Any, monkeypatch: pytest.MonkeyPatc
 
 def test_a_problem_that_no_family_takes(machine: Any) -> None:
     machine.cuda_use_only("dense")
-    with pytest.raises(NotImplementedError, match=r"\(dense\) a dtype other than fp16.*the problem: float32, batch"):
+    with pytest.raises(
+        NotImplementedError, match=r"\(dense\) maps of more than 64 tokens.*the problem: float32, batch"
+    ):
         call(CASE, torch.float32)[0]()
 
 
@@ -172,9 +174,9 @@ def test_a_problem_that_no_family_takes(machine: Any) -> None:
         (torch.bfloat16, 32, 8, "dense", {}),
         (torch.bfloat16, 32, 1, "simt", {"dense": "16 bytes", "simt, 16 bytes at a time": "do not begin at multiples"}),
         (torch.bfloat16, 31, 0, "simt", {"dense": "multiple of 8", "simt, 16 bytes at a time": "no multiple of 16"}),
-        (torch.float32, 32, 0, "simt", {"dense": "dtype"}),
-        (torch.float32, 32, 2, "simt", {"dense": "dtype", "simt, 16 bytes at a time": "do not begin at multiples"}),
-        (torch.float32, 260, 0, "simt", {"dense": "dtype", "simt, 16 bytes at a time": "longer than 256"}),
+        (torch.float32, 32, 0, "simt", {"dense": "TF32 is not allowed by torch's settings"}),
+        (torch.float32, 32, 2, "simt", {"dense": "16 bytes", "simt, 16 bytes at a time": "do not begin at multiples"}),
+        (torch.float32, 260, 0, "simt", {"dense": "above 128", "simt, 16 bytes at a time": "longer than 256"}),
     ],
 )
 @pytest.mark.usefixtures("machine")
@@ -190,6 +192,37 @@ def test_what_is_told_of_the_accesses(
     told = dict(cuda.passed_over(problem, x, x, x))
     assert all(part in told[name] for name, part in reasons.items())
     assert ("simt, 16 bytes at a time" in told) == ("simt, 16 bytes at a time" in reasons)
+
+
+@pytest.fixture
+def _tf32_allowed() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("machine", "_tf32_allowed")
+def test_fp32_in_tf32_is_told() -> None:
+    x = torch.zeros(1, 7, 7, 2, 32)
+    problem = _problem.check(x, x, x, 7, 1, 1, False, None, None, None, None, None)
+    assert cuda.kernel_name(problem, x, x, x) == "dense, fp32 in TF32"
+    assert cuda.passed_over(problem, x, x, x) == ()
+
+
+@pytest.mark.usefixtures("_tf32_allowed")
+def test_fp32_in_tf32(machine: Any) -> None:
+    """By its errors: between those of fp32 and those of fp16."""
+    forward, backward = call(DENSE, torch.float32)
+    exact, _ = DENSE.oracle({name: t.double() for name, t in DENSE.tensors(torch.float32).items()})
+    results = forward()
+    assert 2.0**-14 < relative_error(results[0], exact.detach()) < 2.0**-10
+    in_tf32 = backward(results)
+    torch.set_float32_matmul_precision("highest")
+    assert relative_error(forward()[0], exact.detach()) < 2.0**-20
+    for ours, plain in zip(in_tf32[:4], backward(results)[:4], strict=True):
+        assert 2.0**-16 < relative_error(ours, plain.double()) < 2.0**-9
+    assert machine.reports() == 0
 
 
 @pytest.mark.parametrize(

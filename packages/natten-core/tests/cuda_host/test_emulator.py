@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from types import ModuleType
 
@@ -110,6 +111,15 @@ WRONG = [
 def test_wrong_kernels_are_reported(name: str, bug: int, expected: set[str], seed: int) -> None:
     found = kinds(name, bug, seed)
     assert found & expected, found
+
+
+def test_products_of_tf32_cut_off_what_is_not_rounded_before() -> None:
+    """B is the identity in its first four rows and columns: A comes back, [8, 4] of [8, 8]."""
+    for bug, rounded in enumerate((lambda x: math.floor(x * 1024 + 0.5) / 1024, lambda x: math.floor(x * 1024) / 1024)):
+        found = module().run("short_factors", bug, 0)[2][:64]
+        for thread in range(32):
+            assert found[thread // 4 * 8 + thread % 4] == rounded(1 + thread / 16384), (bug, thread)
+            assert found[thread // 4 * 8 + 4 + thread % 4] == 0
 
 
 def test_bank_conflicts_are_counted() -> None:

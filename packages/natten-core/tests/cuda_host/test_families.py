@@ -7,7 +7,7 @@ from typing import Any
 import cuda_builder
 import pytest
 import torch
-from cuda_cases import BAND, BOX, DENSE, HALVES, NAMED, TENSOR_CORES, check, expected, run
+from cuda_cases import BAND, BOX, DENSE, HALVES, NAMED, TENSOR_CORES, expected, hold, in_tf32, run
 from cuda_harness import Options, run_backward, run_forward, unsupported
 from natten_cases import CASES, Case, relative_error
 
@@ -33,6 +33,7 @@ RUNS = [
     *over("simt", CASES, (torch.float32, torch.float64, torch.bfloat16, torch.float16)),
     *over("simt", TENSOR_CORES[::3]),
     *over("dense", DENSE),
+    *over("dense", DENSE, (torch.float32,)),
     *over("band", BAND),
     *over("box", BOX),
 ]
@@ -40,6 +41,7 @@ RUNS = [
 FEW = [
     *over("simt", [NAMED["2d-dilated-remainder"], NAMED["3d-everything"]], (torch.float32, torch.bfloat16)),
     *over("dense", [NAMED["d-dilated-remainder"], NAMED["d-24"]]),
+    *over("dense", [NAMED["d-dilated-remainder"], NAMED["d-24"]], (torch.float32,)),
     *over("band", [NAMED["b-dilated-remainder"], NAMED["b-24"]]),
     *over("box", [NAMED["x-3d-dilated"], NAMED["x-1d-dilated"]]),
 ]
@@ -48,7 +50,7 @@ FEW = [
 @pytest.mark.parametrize(("family", "case", "dtype"), RUNS)
 def test_values_and_gradients(family: str, case: Case, dtype: torch.dtype) -> None:
     assert reason(family, case, dtype) is None
-    check(case, dtype, run(family, case, dtype))
+    hold(family, case, dtype, run(family, case, dtype))
 
 
 @pytest.mark.parametrize("layout", ["packed", "heads-first", "spread", "odd"])
@@ -58,7 +60,7 @@ def test_layouts(family: str, case: Case, dtype: torch.dtype, layout: str) -> No
         pytest.skip("the plan gives rows that are not aligned to simt")
     if layout == "packed" and not case.plain:
         pytest.skip("query, key and value are not of one shape")
-    check(case, dtype, run(family, case, dtype, layout))
+    hold(family, case, dtype, run(family, case, dtype, layout))
 
 
 @pytest.mark.parametrize(("family", "case", "dtype"), FEW)
@@ -74,7 +76,7 @@ def test_rounding_of_the_hardware(family: str, case: Case, dtype: torch.dtype) -
     """Sums of products that are cut off, and approximations that are as bad as they may be."""
     options = Options(mma_truncate=True, jitter=2.0**-22)
     found = run(family, case, dtype, options=options)
-    check(case, dtype, found, slack=0 if dtype in HALVES else 2.0**-18)
+    hold(family, case, dtype, found, slack=0 if dtype in HALVES else 2.0**-18)
 
 
 @pytest.mark.parametrize(("family", "case", "dtype"), FEW)
@@ -85,21 +87,23 @@ def test_gradient_of_the_output_alone(family: str, case: Case, dtype: torch.dtyp
     output, _ = case.oracle(exact)
     grads = torch.autograd.grad(output, tuple(exact.values()), inputs["grad_output"].double())
     for name, grad in zip(exact, grads, strict=True):
-        assert relative_error(found[f"grad_{name}"], grad) < (4 if dtype in HALVES else 16) * torch.finfo(dtype).eps, (
-            name
-        )
+        allowed = (4 if dtype in HALVES else 16) * torch.finfo(dtype).eps
+        if in_tf32(family, dtype):
+            allowed = 2.0**-10
+        assert relative_error(found[f"grad_{name}"], grad) < allowed, name
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
 def test_a_device_with_little_shared_memory(dtype: torch.dtype) -> None:
     """The box kernels have one plane at a time in shared memory where two do not fit."""
     case = NAMED["x-3d-large"]
-    check(case, dtype, run("box", case, dtype, options=Options(architecture=86)))
+    hold("box", case, dtype, run("box", case, dtype, options=Options(architecture=86)))
 
 
 FAR = [
     *over("simt", [NAMED["2d"]], (torch.float32,)),
     *over("dense", [NAMED["d-7x7"]]),
+    *over("dense", [NAMED["d-7x7"]], (torch.float32,)),
     *over("band", [NAMED["b-9x10"]]),
     *over("box", [NAMED["x-3d-even"]]),
 ]
@@ -121,4 +125,4 @@ def test_samples_far_apart(family: str, case: Case, dtype: torch.dtype) -> None:
         family, inputs["grad_output"], output, lse, *views.values(), **settings, grad_lse=inputs["grad_lse"]
     )
     found = {f"grad_{name}": grad for name, grad in grads._asdict().items() if grad is not None}
-    check(case, dtype, {"output": output, "lse": lse, **found})
+    hold(family, case, dtype, {"output": output, "lse": lse, **found})

@@ -127,6 +127,15 @@ DEV_KERNEL(32) convert(Params p) {
   }
 }
 
+// in: [count] floats. out: [count][2]: as tf32, from a float and from its bits.
+DEV_KERNEL(32) convert_tf32(Params p) {
+  for (int i = static_cast<int>(threadIdx.x); i < p.count; i += 32) {
+    const uint32_t x = dev::ldg(p.in + i);
+    dev::stg(p.out + i * 2, dev::to_tf32(as_float(x)));
+    dev::stg(p.out + i * 2 + 1, dev::to_tf32(x));
+  }
+}
+
 // in: [count] floats. out: [count][3]: ex2, lg2, rcp.
 DEV_KERNEL(32) approximate(Params p) {
   for (int i = static_cast<int>(threadIdx.x); i < p.count; i += 32) {
@@ -180,6 +189,7 @@ void start(const std::string& name, const Params& p) {
   };
   if (name == "mma half") return run(mma<dev::half>, 32);
   if (name == "mma bf16") return run(mma<dev::bf16>, 32);
+  if (name == "mma tf32") return run(mma<dev::tf32>, 32);
   if (name == "ldmatrix") return run(ldmatrix, 32);
   if (name == "movmatrix") return run(movmatrix, 32);
   if (name == "cp_async 16") return run(cp_async<16>, 32);
@@ -187,6 +197,7 @@ void start(const std::string& name, const Params& p) {
   if (name == "cp_async 4") return run(cp_async<4>, 32);
   if (name == "lanes") return run(lanes, 32);
   if (name == "convert") return run(convert, 32);
+  if (name == "convert tf32") return run(convert_tf32, 32);
   if (name == "approximate") return run(approximate, 32);
   if (name == "memory 2") return run(memory<dev::bf16>, 64);
   if (name == "memory 4") return run(memory<float>, 64);
@@ -200,12 +211,12 @@ std::string run(const char* name, const uint32_t* in, int words_in, uint32_t* ou
   const size_t bytes_in = size_t(words_in) * 4, bytes_out = size_t(words_out) * 4;
 #if defined(__CUDACC__)
   void *device_in = nullptr, *device_out = nullptr;
-  dev::check(cudaMalloc(&device_in, bytes_in), "cudaMalloc");
-  dev::check(cudaMalloc(&device_out, bytes_out), "cudaMalloc");
-  dev::check(cudaMemcpy(device_in, in, bytes_in, cudaMemcpyHostToDevice), "cudaMemcpy");
-  dev::check(cudaMemset(device_out, 0, bytes_out), "cudaMemset");
+  natten_core::cuda::check(cudaMalloc(&device_in, bytes_in), "cudaMalloc");
+  natten_core::cuda::check(cudaMalloc(&device_out, bytes_out), "cudaMalloc");
+  natten_core::cuda::check(cudaMemcpy(device_in, in, bytes_in, cudaMemcpyHostToDevice), "cudaMemcpy");
+  natten_core::cuda::check(cudaMemset(device_out, 0, bytes_out), "cudaMemset");
   start(name, {static_cast<const uint32_t*>(device_in), static_cast<uint32_t*>(device_out), count});
-  dev::check(cudaMemcpy(out, device_out, bytes_out, cudaMemcpyDeviceToHost), name);
+  natten_core::cuda::check(cudaMemcpy(out, device_out, bytes_out, cudaMemcpyDeviceToHost), name);
   cudaFree(device_in), cudaFree(device_out);
   return "";
 #else

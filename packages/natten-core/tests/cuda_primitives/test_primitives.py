@@ -20,7 +20,11 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
-INCLUDE = [f"-I{CSRC}", f"-I{CSRC / 'include'}", f"-I{HERE.parent / 'cuda_host'}"]
+INCLUDE = [f"-I{CSRC}", f"-I{CSRC / 'include'}"]
+NVCC = ["nvcc", "-std=c++17", "-O3", "-Xcompiler", "-fPIC", *INCLUDE]
+# The emulator brings a CUDA runtime of its own, which nvcc must not see.
+HOST = ["g++", "-std=c++17", "-O1", "-Wno-unknown-pragmas", "-ffp-contract=off", "-fPIC", "-pthread", *INCLUDE]
+HOST += [f"-I{HERE.parent / 'cuda_host'}", "-xc++"]
 Words = np.ndarray
 Dump = Callable[..., Words]
 
@@ -36,20 +40,8 @@ def obstacle(machine: str) -> str:
 @lru_cache
 def build(machine: str) -> Dump:
     library = Path(tempfile.mkdtemp(prefix="natten-primitives-")) / "dump.so"
-    if machine == "device":
-        command = ["nvcc", "-std=c++17", "-O3", "-arch=native", "-Xcompiler", "-fPIC"]
-    else:
-        command = [
-            "g++",
-            "-std=c++17",
-            "-O1",
-            "-Wno-unknown-pragmas",
-            "-ffp-contract=off",
-            "-fPIC",
-            "-pthread",
-            "-xc++",
-        ]
-    subprocess.run([*command, "-shared", *INCLUDE, str(HERE / "dump.cu"), "-o", str(library)], check=True)
+    command = [*NVCC, "-arch=native"] if machine == "device" else HOST
+    subprocess.run([*command, "-shared", str(HERE / "dump.cu"), "-o", str(library)], check=True)
     function = ctypes.CDLL(str(library)).dump
     shutil.rmtree(library.parent)
 
@@ -75,9 +67,9 @@ def dump(request: pytest.FixtureRequest) -> Dump:
 
 
 def bits(values: np.ndarray, kind: str) -> Words:
-    """The bits of numbers in "float", "half" or "bf16", rounded to nearest even, as words."""
+    """The bits of numbers in "float", "half" or "bf16", rounded to nearest even, as words; "tf32" is not rounded."""
     values = np.asarray(values, np.float32)
-    if kind == "float":
+    if kind in ("float", "tf32"):
         return values.view(np.uint32)
     tensor = torch.from_numpy(values.copy()).to(torch.float16 if kind == "half" else torch.bfloat16)
     return tensor.view(torch.int16).numpy().view(np.uint16).astype(np.uint32)
@@ -110,16 +102,34 @@ def c_place(lane: int, i: int) -> tuple[int, int]:
     return (group if i < 2 else group + 8), member * 2 + (i & 1)
 
 
+def a_place_tf32(lane: int, i: int) -> tuple[int, int]:
+    """Row and column of element a_i of .tf32 A in mma.m16n8k8."""
+    group, member = lane // 4, lane % 4
+    return (group if i in (0, 2) else group + 8), (member if i in (0, 1) else member + 4)
+
+
+def b_place_tf32(lane: int, i: int) -> tuple[int, int]:
+    group, member = lane // 4, lane % 4
+    return (member if i == 0 else member + 4), group
+
+
+DEPTH = {"half": 16, "bf16": 16, "tf32": 8}  # columns of A
+
+
 def registers(a: np.ndarray, b: np.ndarray, c: np.ndarray, kind: str) -> Words:
     """[32, 10] as dump.cu wants them."""
     a_bits, b_bits, c_bits = bits(a, kind), bits(b, kind), bits(c, "float")
     made = np.zeros((32, 10), np.uint32)
     for lane in LANES:
-        for i in range(8):
-            made[lane, i // 2] |= a_bits[a_place(lane, i)] << 16 * (i & 1)
         for i in range(4):
-            made[lane, 4 + i // 2] |= b_bits[b_place(lane, i)] << 16 * (i & 1)
             made[lane, 6 + i] = c_bits[c_place(lane, i)]
+            if kind == "tf32":
+                made[lane, i] = a_bits[a_place_tf32(lane, i)]
+                made[lane, 4 + i % 2] = b_bits[b_place_tf32(lane, i % 2)]
+                continue
+            for j in (2 * i, 2 * i + 1):
+                made[lane, i] |= a_bits[a_place(lane, j)] << 16 * (j & 1)
+            made[lane, 4 + i // 2] |= b_bits[b_place(lane, i)] << 16 * (i & 1)
     return made
 
 
@@ -134,23 +144,64 @@ def products(dump: Dump, a: np.ndarray, b: np.ndarray, c: np.ndarray, kind: str)
     return matrices
 
 
-@pytest.mark.parametrize("kind", ["half", "bf16"])
+@pytest.mark.parametrize("kind", DEPTH)
 def test_mma_has_its_elements_where_the_manual_says(dump: Dump, kind: str) -> None:
     rng = np.random.default_rng(0)
-    a, b = rng.integers(-50, 51, (16, 16)), rng.integers(-50, 51, (16, 8))
+    a, b = rng.integers(-50, 51, (16, DEPTH[kind])), rng.integers(-50, 51, (DEPTH[kind], 8))
     c = rng.integers(-1000, 1001, (16, 8))
     assert np.array_equal(products(dump, a, b, c, kind), np.stack([a @ b + c] * 2))
 
 
-@pytest.mark.parametrize("kind", ["half", "bf16"])
+@pytest.mark.parametrize("kind", DEPTH)
 def test_mma_sums_in_float32(dump: Dump, kind: str) -> None:
     rng = np.random.default_rng(1)
-    a, b, c = rng.standard_normal((16, 16)), rng.standard_normal((16, 8)), rng.standard_normal((16, 8))
-    dtype = torch.float16 if kind == "half" else torch.bfloat16
-    a, b = (torch.from_numpy(m).to(dtype).double().numpy() for m in (a, b))
+    a, b, c = (rng.standard_normal(shape) for shape in ((16, DEPTH[kind]), (DEPTH[kind], 8), (16, 8)))
+    if kind == "tf32":
+        a, b = (numbers(bits(m, "float") & 0xFFFFE000).astype(np.float64) for m in (a, b))
+    else:
+        dtype = torch.float16 if kind == "half" else torch.bfloat16
+        a, b = (torch.from_numpy(m).to(dtype).double().numpy() for m in (a, b))
     c = c.astype(np.float32).astype(np.float64)
     size = np.abs(a) @ np.abs(b) + np.abs(c)
     assert np.all(np.abs(products(dump, a, b, c, kind) - (a @ b + c)) <= 2.0**-21 * size)
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+def test_nvcc_compiles_what_a_device_would_run(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*NVCC, "-arch=sm_80", "-c", str(HERE / "dump.cu"), "-o", str(tmp_path / "dump.o")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_mma_of_tf32_cuts_off_what_no_conversion_has_rounded(dump: Dump) -> None:
+    """Formally what is no tf32 is not defined; it is why factors are converted, and why a test shows where not."""
+    rng = np.random.default_rng(8)
+    a, b = (rng.uniform(1, 2, shape).astype(np.float32) for shape in ((16, 8), (8, 8)))
+    cut = [numbers(bits(m, "float") & 0xFFFFE000).astype(np.float64) for m in (a, b)]
+    found = products(dump, a, b, np.zeros((16, 8)), "tf32")
+    assert np.all(np.abs(found - cut[0] @ cut[1]) <= 2.0**-21 * (cut[0] @ cut[1]))
+
+
+def test_conversion_to_tf32_rounds_to_nearest_and_ties_away_from_zero(dump: Dump) -> None:
+    rng = np.random.default_rng(9)
+    ordinary = (rng.standard_normal(4000) * 10.0 ** rng.integers(-30, 30, 4000)).astype(np.float32)
+    halfway = (np.arange(2000, dtype=np.uint32) * 0x1000 + 0x3F800000).view(np.float32)  # every second is a tie
+    special = np.array([0.0, -0.0, np.inf, -np.inf, 3.3e38, -3.3e38, 1.2e-38], np.float32)
+    x = np.concatenate([ordinary, halfway, -halfway, special])
+    found = dump("convert tf32", bits(x, "float"), (x.size, 2), x.size)
+    assert np.array_equal(found[:, 0], found[:, 1])
+    near = numbers(found[:, 0] & 0xFFFFE000).astype(np.float64)  # the manual leaves the other bits open
+    fraction, exponent = np.frexp(np.abs(x[: -special.size]).astype(np.float64))
+    exact = np.sign(x[: -special.size]) * np.ldexp(np.floor(fraction * 2**11 + 0.5) / 2**11, exponent)
+    assert np.array_equal(near[: -special.size], exact)
+    assert np.array_equal(near[-special.size :][:4], special[:4])
+    assert np.allclose(near[-3:], special[-3:], rtol=2.0**-11, atol=0)
+    nans = np.array([0x7FC00000, 0x7FFFFFFF, 0xFFC00000], np.uint32)  # torch's, CUDA's
+    assert np.isnan(numbers(dump("convert tf32", nans, (3, 2), 3) & 0xFFFFE000)).all()
 
 
 def test_ldmatrix(dump: Dump) -> None:

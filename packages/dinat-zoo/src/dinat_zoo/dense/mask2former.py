@@ -20,9 +20,8 @@ from torch import Tensor
 from dinat_zoo import dilations, dinat
 from dinat_zoo._checkpoint import fit, read_weights
 from dinat_zoo._formats import Weights
-from dinat_zoo._pretrained import Checkpoint, published
 from dinat_zoo._sources import resolve
-from dinat_zoo.dense.classes import class_names, label_set
+from dinat_zoo.dense import _transformers_heads
 from dinat_zoo.dense.detectron2_names import Names
 from dinat_zoo.dense.transforms import ImageTransform, published_test
 
@@ -59,7 +58,7 @@ _NAMES = Names(
 
 def list_models() -> list[str]:
     """The names of the published Mask2Former models, sorted."""
-    return sorted(row.checkpoint for row in published() if row.head == "mask2former")
+    return _transformers_heads.names("mask2former")
 
 
 def create(
@@ -92,18 +91,14 @@ def create(
         WeightsError: the weights cannot be had or read, or do not fit.
         ImportError: transformers 5 or scipy is not installed.
     """
-    row = _row(name)
+    row = _transformers_heads.find("mask2former", name)
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
     from dinat_zoo.dense.adapters.transformers import DinatZooConfig
 
     # As the authors' settings for Swin-L: 100 queries for semantic segmentation, 200 for things.
-    settings: dict[str, Any] = {"num_queries": 100 if row.task == "semantic" else 200, **(heads or {})}
-    if num_classes in (None, row.classes):
-        labels = class_names(label_set(row.dataset, row.task))
-        settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    else:
-        settings["num_labels"] = num_classes
+    queries = 100 if row.task == "semantic" else 200
+    settings = {"num_queries": queries, **(heads or {}), **_transformers_heads.labels(row, num_classes)}
     body = DinatZooConfig(backbone=row.model, arguments={**BODY, **backbone})
     config = Mask2FormerConfig(backbone_config=body, **settings)
     with torch.device(device or torch.get_default_device()):
@@ -124,7 +119,7 @@ def transform(name: str) -> ImageTransform:
     Raises:
         ValueError: there is no such model.
     """
-    return published_test(_row(name).dataset)
+    return published_test(_transformers_heads.find("mask2former", name).dataset)
 
 
 def to_transformers(weights: Mapping[str, Tensor]) -> Weights:
@@ -144,10 +139,3 @@ def from_transformers(weights: Mapping[str, Tensor]) -> Weights:
         WeightsError: for a name that such a model has not.
     """
     return _NAMES.from_transformers(weights)
-
-
-def _row(name: str) -> Checkpoint:
-    row = next((row for row in published() if row.head == "mask2former" and row.checkpoint == name), None)
-    if row is None:
-        raise ValueError(f"name is {name!r}; there is no such model. There are {', '.join(list_models())}.")
-    return row

@@ -22,9 +22,9 @@ from torch import Tensor
 from dinat_zoo import dilations, dinat
 from dinat_zoo._checkpoint import fit, read_weights
 from dinat_zoo._formats import Weights, convert
-from dinat_zoo._pretrained import Checkpoint, published
+from dinat_zoo._pretrained import Checkpoint
 from dinat_zoo._sources import resolve
-from dinat_zoo.dense.classes import class_names, label_set
+from dinat_zoo.dense import _transformers_heads
 from dinat_zoo.dense.detectron2_names import BODY, ENCODER, Names
 from dinat_zoo.dense.transforms import ImageTransform, published_test
 
@@ -68,7 +68,7 @@ _NAMES = Names(
 
 def list_models() -> list[str]:
     """The names of the published OneFormer models on DiNAT, sorted."""
-    return sorted(row.checkpoint for row in published() if row.head == "oneformer")
+    return _transformers_heads.names("oneformer")
 
 
 def create(
@@ -102,18 +102,14 @@ def create(
         WeightsError: the weights cannot be had or read, or do not fit.
         ImportError: transformers 5 or scipy is not installed.
     """
-    row = _row(name)
+    row = _transformers_heads.find("oneformer", name)
     from transformers import OneFormerConfig, OneFormerForUniversalSegmentation
 
     from dinat_zoo.dense.adapters.transformers import DinatZooConfig
 
     coco = row.dataset == "coco" or row.pretraining == "coco"
-    settings: dict[str, Any] = {"num_queries": 150 if coco else 250, **(heads or {})}
-    if num_classes in (None, row.classes):
-        labels = class_names(label_set(row.dataset, row.task))
-        settings |= {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
-    else:
-        settings["num_labels"] = num_classes
+    queries = 150 if coco else 250
+    settings = {"num_queries": queries, **(heads or {}), **_transformers_heads.labels(row, num_classes)}
     inside = DinatZooConfig(backbone=row.model, arguments={**body(row), **backbone})
     config = OneFormerConfig(backbone_config=inside, **settings)
     with torch.device(device or torch.get_default_device()):
@@ -139,7 +135,7 @@ def transform(name: str) -> ImageTransform:
     Raises:
         ValueError: there is no such model.
     """
-    row = _row(name)
+    row = _transformers_heads.find("oneformer", name)
     return published_test(row.dataset, row.height if row.dataset == "ade20k" else None)
 
 
@@ -193,10 +189,3 @@ def body(row: Checkpoint) -> dict[str, Any]:
     task = f"oneformer-{'coco' if row.dataset == 'mapillary' else row.dataset}"
     resolution = row.height if row.dataset == "ade20k" else None
     return {"dilations": dilations.published(depths, task, resolution), "drop_path_rate": 0.3}
-
-
-def _row(name: str) -> Checkpoint:
-    row = next((row for row in published() if row.head == "oneformer" and row.checkpoint == name), None)
-    if row is None:
-        raise ValueError(f"name is {name!r}; there is no such model. There are {', '.join(list_models())}.")
-    return row

@@ -1,4 +1,4 @@
-// The two stages of the problems that the fused kernel takes as well. Compiled from its parts.
+// The two stages, made of the fused kernel's parts.
 #pragma once
 
 #include "../plan.h"

@@ -7,6 +7,9 @@
 // bias is summed in registers over the maps of a segment, then by offset in a fixed order: one partial sum per block.
 #pragma once
 
+#include "cuda/dense/backward_bias.cuh"
+#include "cuda/dense/scores.cuh"
+#include "cuda/dense/store.cuh"
 #include "cuda/dense/window.cuh"
 #include "cuda/device/start.h"
 
@@ -17,62 +20,36 @@ using BackwardAddresses = Addresses<kBackwardMembers>;
 // Tiles of a stage.
 enum Tile { kQueries, kKeys, kValues, kGradOutputs, kTiles };
 
-template <int kDim>
-struct BackwardShape {
-  static constexpr int kStages = kDim == 128 ? 1 : 2;
-  static constexpr int kRowSums = kTiles * kTileBytes<kDim>;  // lse [64] and its gradient, after a stage's tiles
-  static constexpr int kStageBytes = kRowSums + 2 * kTokens * 4;
-  static constexpr int kScores = kStages * kStageBytes;  // P [64, 64], then dS, 16-bit
-  static constexpr int kScoreBytes = kTokens * kTokens * 2;
-  static constexpr int kWindows = kScores;  // before the first map
-  static constexpr int kOutgoing = kScores + 2 * kScoreBytes;  // 16 rows for each warp
-  static constexpr int kAddresses = kOutgoing + kTokens * kRowBytes<kStagedDim<kDim>>;
-  static constexpr int kSharedBytes = kAddresses + BackwardAddresses::kBytes;
-  static constexpr int kBlocks = kDim == 32 ? 3 : 2;  // of a multiprocessor
-};
-
-// sum += scores^T . rows, for 32 keys from `first`; scores [64, 64] (query, key).
-template <class T, int kDim>
-DEV_FN void multiply_by_keys(float (&sum)[2][kDim / 8][4], uint32_t scores, int first, uint32_t tile, int tokens) {
-  const int lane = lane_of();
+// sum += scores^T . rows, for 16 keys a part from `first`.
+template <class T, int kDim, int kParts>
+DEV_FN void multiply_by_keys(float (&sum)[kParts][kDim / 8][4], const Scores<T>& scores, int matrix, int first,
+                             uint32_t tile, int tokens) {
 #pragma unroll
-  for (int s = 0; s < kTokens / 16; ++s) {
-    if (s * 16 >= tokens) break;
-    uint32_t a[2][4];
+  for (int s = 0; s < kTokens / kStep<T>; ++s) {
+    if (s * kStep<T> >= tokens) break;
+    uint32_t a[kParts][4];
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-      dev::ldmatrix_x4_trans(a[half], chunk_of(row_of<kTokens>(scores, (lane & 7) + (lane >> 4) * 8),
-                                               (first >> 3) + half * 2 + ((lane >> 3) & 1)) +
-                                          s * 16 * kRowBytes<kTokens>);
-#pragma unroll
-    for (int n = 0; n < kDim / 16; ++n) {
-      uint32_t b[4];
-      dev::ldmatrix_x4_trans(b,
-                             chunk_of(row_of<kDim>(tile, lane & 15), n * 2 + (lane >> 4)) + s * 16 * kRowBytes<kDim>);
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        dev::mma<T>(sum[half][2 * n], a[half], b[0], b[1]);
-        dev::mma<T>(sum[half][2 * n + 1], a[half], b[2], b[3]);
-      }
-    }
+    for (int part = 0; part < kParts; ++part) scores.load_transposed(a[part], matrix, first + part * 16, s);
+    multiply<T, kDim>(sum, a, tile, s * kStep<T>);
   }
 }
 
-// P and dS of the warp's queries to shared memory, dS added to `bias`; dQ.
-template <class T, int kDim, int kKeyTiles, bool kBias>
-DEV_FN Rounded<kDim> backward_queries(const ForwardParams& p, const float (&table)[kKeyTiles][4],
-                                      float (&bias)[kKeyTiles][4], uint32_t stage, uint32_t scores) {
-  using Shape = BackwardShape<kDim>;
-  constexpr int kTile = kTileBytes<kDim>;
-  const uint32_t row_sums = stage + Shape::kRowSums + fragment_row() * 4;
+// P and dS of the warp's queries to `scores`, dS added to `bias`; dQ. `lse` and `grad_lse` tell these of the lane's
+// rows.
+template <class T, int kDim, int kKeyTiles, bool kBias, class Lse, class GradLse>
+DEV_FN Rounded<T, kDim> backward_queries(const ForwardParams& p, const float (&table)[kKeyTiles][4],
+                                         float (&bias)[kKeyTiles][4], int tokens, uint32_t stage,
+                                         const Scores<T>& scores, const Lse& lse_of, const GradLse& grad_lse_of) {
+  constexpr int kTile = kTileBytes<T, kDim>;
   const float scale = p.scale * kLog2E;
   float weight[kKeyTiles][4] = {}, grad[kKeyTiles][4] = {};  // P; dP, then dS
   {
-    const float lse[2] = {dev::lds<float>(row_sums) * kLog2E, dev::lds<float>(row_sums + 32) * kLog2E};
-    uint32_t query[kDim / 16][4];
-    load_factor<kDim>(query, stage + kQueries * kTile);
+    const float lse[2] = {lse_of(0) * kLog2E, lse_of(1) * kLog2E};
+    uint32_t query[kDim / kStep<T>][4];
+    load_factor<T, kDim>(query, stage + kQueries * kTile);
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
+      if ((!dev::is_16_bit<T> || kKeyTiles == 8) && n * 8 >= tokens) break;
       multiply_transposed<T, kDim>(weight[n], query, stage + kKeys * kTile, n * 8);
 #pragma unroll
       for (int i = 0; i < 4; ++i) weight[n][i] = dev::ex2(dev::fma(weight[n][i], scale, table[n][i] - lse[i >> 1]));
@@ -80,10 +57,11 @@ DEV_FN Rounded<kDim> backward_queries(const ForwardParams& p, const float (&tabl
   }
   float delta[2] = {0, 0};
   {
-    uint32_t grad_output[kDim / 16][4];
-    load_factor<kDim>(grad_output, stage + kGradOutputs * kTile);
+    uint32_t grad_output[kDim / kStep<T>][4];
+    load_factor<T, kDim>(grad_output, stage + kGradOutputs * kTile);
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
+      if ((!dev::is_16_bit<T> || kKeyTiles == 8) && n * 8 >= tokens) break;
       multiply_transposed<T, kDim>(grad[n], grad_output, stage + kValues * kTile, n * 8);
 #pragma unroll
       for (int i = 0; i < 4; ++i) delta[i >> 1] = dev::fma(weight[n][i], grad[n][i], delta[i >> 1]);
@@ -93,10 +71,9 @@ DEV_FN Rounded<kDim> backward_queries(const ForwardParams& p, const float (&tabl
   for (int half = 0; half < 2; ++half) {
     delta[half] += dev::shfl_xor(delta[half], 1);
     delta[half] += dev::shfl_xor(delta[half], 2);
-    delta[half] -= dev::lds<float>(row_sums + kTokens * 4 + half * 32);
+    delta[half] -= grad_lse_of(half);
   }
-  uint32_t factor[(kKeyTiles + 1) / 2][4] = {};  // dS
-  const uint32_t to = row_of<kTokens>(scores, fragment_row()) + (lane_of() & 3) * 4;
+  uint32_t factor[kSteps<T, kKeyTiles>][1][4] = {};  // dS
 #pragma unroll
   for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
@@ -104,84 +81,47 @@ DEV_FN Rounded<kDim> backward_queries(const ForwardParams& p, const float (&tabl
       grad[n][i] = weight[n][i] * (grad[n][i] - delta[i >> 1]);
       if (kBias) bias[n][i] += grad[n][i];
     }
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const uint32_t at = chunk_of(to, n) + half * 8 * kRowBytes<kTokens>;
-      const uint32_t word = dev::pack<T>(grad[n][half * 2], grad[n][half * 2 + 1]);
-      dev::sts(at, dev::pack<T>(weight[n][half * 2], weight[n][half * 2 + 1]));
-      dev::sts(at + Shape::kScoreBytes, word);
-      factor[n / 2][(n & 1) * 2 + half] = word;
-    }
+    const TileWords<T> words = round_tile<T>(grad[n]);
+    scores.put(n, round_tile<T>(weight[n]), words);
+    put_tile<T>(factor, n, words);
   }
-  float grad_query[kDim / 8][4] = {};
+  float grad_query[1][kDim / 8][4] = {};
 #pragma unroll
-  for (int s = 0; s < (kKeyTiles + 1) / 2; ++s) multiply<T, kDim>(grad_query, factor[s], stage + kKeys * kTile, s * 16);
-  return round_rows<T, kDim>(grad_query, p.scale, p.scale);
+  for (int s = 0; s < kSteps<T, kKeyTiles>; ++s)
+    multiply<T, kDim>(grad_query, factor[s], stage + kKeys * kTile, s * kStep<T>);
+  return round_rows<T, kDim>(grad_query[0], p.scale, p.scale);
 }
 
 // dV of half of the keys, or dK: scores^T . factor. `free` is a tile that nobody reads.
 template <class T, int kDim>
-DEV_FN void backward_keys(uint32_t scores, uint32_t factor, uint32_t free, float scale, char* target, uint32_t offsets,
-                          int tokens, int chunks) {
-  const int first = (warp_of() & 1) * 32;
-  if (first >= tokens) return;
-  float sum[2][kDim / 8][4] = {};
-  multiply_by_keys<T, kDim>(sum, scores, first, factor, tokens);
+DEV_FN void backward_keys(const Scores<T>& scores, int matrix, uint32_t factor, uint32_t free, float scale,
+                          char* target, uint32_t offsets, int tokens, int chunks) {
+  constexpr int kParts = kRowBytes<T, kDim> > 256 ? 1 : 2;  // both at once, where there are registers for it
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int row = first + half * 16;
-    store_rows(round_rows<T, kDim>(sum[half], scale, scale), row, free + row * kRowBytes<kDim>, target, offsets, tokens,
-               chunks);
-  }
-}
-
-// Sums `bias`, the sums of dS over the maps of a segment, by offset into the block's `partial`, on top of what is there
-// unless the segment is the `first`. Entry e is of thread e % kThreads. `matrix` is shared [64, 64] floats.
-template <int kKeyTiles>
-DEV_FN void add_entries(float* partial, bool first, const float (&bias)[kKeyTiles][4], uint32_t matrix,
-                        const Geometry& geometry, const Segment& segment) {
-  dev::syncthreads();
-  const auto at = [&](int query, int key) { return matrix + (query * kTokens + (key ^ ((query & 3) << 3))) * 4; };
+  for (int i = 0; i < 2; i += kParts) {
+    const int first = (warp_of() & 1) * 32 + i * 16;
+    if (first >= tokens) return;
+    float sum[kParts][kDim / 8][4] = {};
+    multiply_by_keys<T, kDim>(sum, scores, matrix, first, factor, tokens);
 #pragma unroll
-  for (int n = 0; n < kKeyTiles; ++n)
-#pragma unroll
-    for (int half = 0; half < 2; ++half)
-      dev::sts(at(fragment_row() + half * 8, n * 8 + (lane_of() & 3) * 2),
-               dev::vec<float, 2>{{bias[n][half * 2], bias[n][half * 2 + 1]}});
-  dev::syncthreads();
-  for (int entry = static_cast<int>(threadIdx.x); entry < bias_entries(geometry); entry += kThreads) {
-    // Queries whose key at the entry's offset is in the map, and its token number less theirs.
-    int begin[kRank], end[kRank], step = 0;
-    int rest = entry, stride = 1;
-#pragma unroll
-    for (int axis = kX; axis >= kZ; --axis) {
-      const int width = 2 * geometry.kernel[axis] - 1, offset = rest % width - geometry.kernel[axis] + 1;
-      rest /= width;
-      begin[axis] = offset < 0 ? -offset : 0;
-      end[axis] = segment.length[axis] - (offset > 0 ? offset : 0);
-      step += offset * stride;
-      stride *= segment.length[axis];
+    for (int part = 0; part < kParts; ++part) {
+      const int row = first + part * 16;
+      store_rows(round_rows<T, kDim>(sum[part], scale, scale), row, free + row * kRowBytes<T, kDim>, target, offsets,
+                 tokens, chunks);
     }
-    float sum = first ? 0.0f : dev::ldg(partial + entry);
-    for (int z = begin[kZ]; z < end[kZ]; ++z)
-      for (int y = begin[kY]; y < end[kY]; ++y)
-        for (int x = begin[kX]; x < end[kX]; ++x) {
-          const int query = (z * segment.length[kY] + y) * segment.length[kX] + x;
-          sum += dev::lds<float>(at(query, query + step));
-        }
-    dev::stg(partial + entry, sum);
   }
 }
 
 template <class T, int kDim, int kKeyTiles, bool kBias>
-DEV_KERNEL(kThreads, BackwardShape<kDim>::kBlocks)
+DEV_KERNEL(kThreads, BackwardShape<T, kDim>::kBlocks)
 backward_kernel(BackwardParams p) {
-  using Shape = BackwardShape<kDim>;
-  constexpr int kStages = Shape::kStages, kTile = kTileBytes<kDim>;
+  using Shape = BackwardShape<T, kDim>;
+  constexpr int kStages = Shape::kStages, kTile = kTileBytes<T, kDim>, kBytes = kRowBytes<T, kDim>;
+  constexpr bool kHalves = Shape::kHalves;
   const ForwardParams& f = p.forward;
   const Geometry& geometry = f.geometry;
   DEV_SMEM(shared);
-  const uint32_t scores = shared + Shape::kScores;
+  const Scores<T> scores{shared + Shape::kScores};
   const BackwardAddresses addresses{shared + Shape::kAddresses};
   const int head = static_cast<int>(blockIdx.x) % geometry.heads;
   const int chunk = static_cast<int>(blockIdx.x) / geometry.heads, step = geometry.chunks;
@@ -207,52 +147,85 @@ backward_kernel(BackwardParams p) {
       for (int slot = 0; slot < kStages; ++slot) addresses.find_starts(segment, chunk + slot * step, slot);
     dev::syncthreads();
 
+    const auto load_tile = [&](int map, int slot, Tile to, int member, const View& view, int chunks) {
+      if (map < segment.maps)
+        load_rows<kBytes>(shared + (slot % kStages) * Shape::kStageBytes + to * kTile,
+                          view.data + addresses.start(member, slot), addresses.offsets(member), tokens, chunks);
+    };
+    const auto load_keys = [&](int map, int slot) {
+      load_tile(map, slot, kKeys, kKey, f.key, f.chunks_qk);
+      load_tile(map, slot, kValues, kValue, f.value, f.chunks_v);
+    };
+    const auto load_queries = [&](int map, int slot) {
+      load_tile(map, slot, kQueries, kQuery, f.query, f.chunks_qk);
+      load_tile(map, slot, kGradOutputs, kGradOutput, p.grad_output, f.chunks_v);
+    };
+    const auto row_sum = [&](bool gradient, int row, int slot) {
+      const int member = gradient ? int{kGradLse} : int{kLse};
+      return reinterpret_cast<const float*>((gradient ? p.grad_lse.data : f.lse.data) + addresses.start(member, slot) +
+                                            dev::lds<uint32_t>(addresses.offsets(member) + row * 4));
+    };
+    const auto has_row_sum = [&](bool gradient, int row) {
+      return row < tokens && (!gradient || p.grad_lse.data != nullptr);
+    };
+    const auto read_row_sum = [&](bool gradient, int half, int slot) {
+      const int row = fragment_row() + half * 8;
+      return has_row_sum(gradient, row) ? dev::ldg(row_sum(gradient, row, slot)) : 0.0f;
+    };
+    // All of a map; lse and its gradient by a thread each.
     const auto load = [&](int map, int slot) {
+      load_queries(map, slot);
+      load_keys(map, slot);
       if (map < segment.maps) {
-        const uint32_t stage = shared + (slot % kStages) * Shape::kStageBytes;
-        const auto tile = [&](Tile to, int member, const View& view, int chunks) {
-          load_rows<kDim>(stage + to * kTile, view.data + addresses.start(member, slot), addresses.offsets(member),
-                          tokens, chunks);
-        };
-        tile(kQueries, kQuery, f.query, f.chunks_qk);
-        tile(kKeys, kKey, f.key, f.chunks_qk);
-        tile(kValues, kValue, f.value, f.chunks_v);
-        tile(kGradOutputs, kGradOutput, p.grad_output, f.chunks_v);
-        const bool first = thread < kTokens;
-        const int row = thread & (kTokens - 1), member = first ? int{kLse} : int{kGradLse};
-        const char* const source = (first ? f.lse.data : p.grad_lse.data) + addresses.start(member, slot) +
-                                   dev::lds<uint32_t>(addresses.offsets(member) + row * 4);
-        dev::cp_async<4>(stage + Shape::kRowSums + thread * 4, source,
-                         row < tokens && (first || p.grad_lse.data != nullptr));
+        const bool gradient = thread >= kTokens;
+        const int row = thread & (kTokens - 1);
+        dev::cp_async<4>(shared + (slot % kStages) * Shape::kStageBytes + Shape::kRowSums + thread * 4,
+                         row_sum(gradient, row, slot), has_row_sum(gradient, row));
       }
       dev::cp_async_commit();
     };
     if (kStages == 2) load(chunk, 0);
+    if (kHalves) load_keys(chunk, 0);
     float table[kKeyTiles][4], bias[kKeyTiles][4] = {};
     load_table<kKeyTiles>(table, shared + Shape::kWindows, geometry, segment, rpb);
     dev::syncthreads();
-    if (kKeyTiles == 7)  // keys that no warp writes scores of
-      dev::sts(chunk_of(row_of<kTokens>(scores + (thread >> 6) * Shape::kScoreBytes, thread & 63), 7), dev::u128{});
+    if (kKeyTiles == 7) scores.clear_last();
 
     int slot = 0;
     for (int map = chunk; map < segment.maps; map += step, ++slot) {
-      if (kStages == 1) load(map, slot);
+      float lse[2] = {0, 0};
+      if constexpr (kHalves) {
+        load_queries(map, slot);
+        dev::cp_async_commit();
+#pragma unroll
+        for (int half = 0; half < 2; ++half) lse[half] = read_row_sum(false, half, slot);
+      } else if (kStages == 1) {
+        load(map, slot);
+      }
       dev::cp_async_wait<0>();
+#pragma unroll
+      for (int tile = 0; tile < kTiles; ++tile) round_copied<T, kDim>(shared + tile * kTile);
       dev::syncthreads();
       if (kStages == 2) load(map + step, slot + 1);
       if (warp_of() == kWarps - 1) addresses.find_starts(segment, map + kStages * step, slot + kStages);
       const uint32_t stage = shared + (slot % kStages) * Shape::kStageBytes;
       if (warp_of() * 16 < tokens) {
-        const auto grad_query = backward_queries<T, kDim, kKeyTiles, kBias>(f, table, bias, stage, scores);
-        store_rows(grad_query, warp_of() * 16, shared + Shape::kOutgoing + warp_of() * 16 * kRowBytes<kStagedDim<kDim>>,
-                   p.grad_query.data + addresses.start(kGradQuery, slot), addresses.offsets(kGradQuery), tokens,
-                   f.chunks_qk);
+        const uint32_t sums = stage + Shape::kRowSums + fragment_row() * 4;
+        const auto grad_query = backward_queries<T, kDim, kKeyTiles, kBias>(
+            f, table, bias, tokens, stage, scores,
+            [&](int half) { return kHalves ? lse[half] : dev::lds<float>(sums + half * 32); },
+            [&](int half) {
+              return kHalves ? read_row_sum(true, half, slot) : dev::lds<float>(sums + (kTokens + half * 8) * 4);
+            });
+        store_rows(
+            grad_query, warp_of() * 16, shared + Shape::kOutgoing + warp_of() * 16 * kRowBytes<T, kStagedDim<T, kDim>>,
+            p.grad_query.data + addresses.start(kGradQuery, slot), addresses.offsets(kGradQuery), tokens, f.chunks_qk);
       }
       dev::syncthreads();
+      if (kHalves) load_keys(map + step, slot + 1);
       const bool of_keys = warp_of() >= kWarps / 2;
       const int member = of_keys ? int{kGradKey} : int{kGradValue};
-      backward_keys<T, kDim>(scores + (of_keys ? Shape::kScoreBytes : 0),
-                             stage + (of_keys ? kQueries : kGradOutputs) * kTile,
+      backward_keys<T, kDim>(scores, of_keys ? 1 : 0, stage + (of_keys ? kQueries : kGradOutputs) * kTile,
                              stage + (of_keys ? kKeys : kValues) * kTile, of_keys ? f.scale : 1,
                              (of_keys ? p.grad_key.data : p.grad_value.data) + addresses.start(member, slot),
                              addresses.offsets(member), tokens, of_keys ? f.chunks_qk : f.chunks_v);
@@ -260,7 +233,7 @@ backward_kernel(BackwardParams p) {
     }
     if constexpr (kBias)
       add_entries<kKeyTiles>(p.partial + static_cast<int64_t>(blockIdx.x) * bias_entries(geometry), number == 0, bias,
-                             scores, geometry, segment);
+                             scores.shared, geometry, segment);
   }
 }
 
@@ -269,7 +242,7 @@ void start_backward(const BackwardParams& params, const Launch& launch) {
   const Geometry& geometry = params.forward.geometry;
   const unsigned blocks = static_cast<unsigned>(geometry.heads) * geometry.chunks;
   dev::start(params.partial ? backward_kernel<T, kDim, kKeyTiles, true> : backward_kernel<T, kDim, kKeyTiles, false>,
-             {blocks, 1, 1}, kThreads, BackwardShape<kDim>::kSharedBytes, launch, params);
+             {blocks, 1, 1}, kThreads, BackwardShape<T, kDim>::kSharedBytes, launch, params);
 }
 
 }  // namespace natten_core::cuda::dense

@@ -33,18 +33,29 @@ int32_t chunks_of(const Problem& problem, int64_t blocks) {
   return static_cast<int32_t>(std::clamp<int64_t>(blocks / problem.heads, 1, maps_of(problem)));
 }
 
+int bytes_of(const Problem& problem) { return problem.dtype == DType::kFloat32 ? 4 : 2; }
+
+// Calls `work` with a number of the type that the kernels multiply.
+template <class Work>
+void with_type(const Problem& problem, const Work& work) {
+  if (problem.dtype == DType::kBFloat16) return work(dev::bf16{});
+  if (problem.dtype == DType::kFloat16) return work(dev::half{});
+  work(dev::tf32{});
+}
+
 ForwardParams params_of(const ForwardArgs& args) {
   const Problem& problem = args.problem;
+  const int bytes = bytes_of(problem);
   ForwardParams params = {};
   params.geometry = geometry_of(problem);
-  params.query = view_of(args.query, 2);
-  params.key = view_of(args.key, 2);
-  params.value = view_of(args.value, 2);
-  params.output = view_of(args.output, 2);
+  params.query = view_of(args.query, bytes);
+  params.key = view_of(args.key, bytes);
+  params.value = view_of(args.value, bytes);
+  params.output = view_of(args.output, bytes);
   params.lse = view_of(args.lse, 4);
   params.rpb = static_cast<const float*>(args.rpb);
-  params.chunks_qk = static_cast<int32_t>(problem.head_dim / 8);
-  params.chunks_v = static_cast<int32_t>(problem.head_dim_v / 8);
+  params.chunks_qk = static_cast<int32_t>(problem.head_dim * bytes / 16);
+  params.chunks_v = static_cast<int32_t>(problem.head_dim_v * bytes / 16);
   params.scale = static_cast<float>(problem.scale);
   return params;
 }
@@ -52,7 +63,8 @@ ForwardParams params_of(const ForwardArgs& args) {
 // As many blocks as run at once on 132 multiprocessors, but with two maps each to pay for their tables. Sums of partial
 // sums depend on the number of blocks, so that it may not depend on the device.
 int32_t backward_chunks(const Problem& problem) {
-  const int64_t blocks = size_of(problem).dim == 32 ? 396 : 264;
+  const int dim = size_of(problem).dim;
+  const int64_t blocks = dim == 32 ? 396 : dim == 128 && problem.dtype == DType::kFloat32 ? 132 : 264;
   return chunks_of(problem, min_of(blocks, problem.heads * ceil_div(maps_of(problem), 2)));
 }
 
@@ -66,16 +78,13 @@ bool is_empty(const Problem& problem) { return problem.heads == 0 || maps_of(pro
 
 void forward(const ForwardArgs& args, const Launch& launch) {
   const Problem& problem = args.problem;
-  check(unsupported(args));
+  check(unsupported(args, launch.architecture));
   if (is_empty(problem)) return;
   ForwardParams params = params_of(args);
   const Size size = size_of(problem);
-  const int resident = size.dim == 32 ? 4 : size.dim == 64 ? 3 : 2;
+  const int row_bytes = size.dim * bytes_of(problem), resident = row_bytes == 64 ? 4 : row_bytes == 128 ? 3 : 2;
   params.geometry.chunks = chunks_of(problem, int64_t{launch.multiprocessors} * resident);
-  if (problem.dtype == DType::kBFloat16)
-    run_forward<dev::bf16>(params, size, launch);
-  else
-    run_forward<dev::half>(params, size, launch);
+  with_type(problem, [&](auto type) { run_forward<decltype(type)>(params, size, launch); });
 }
 
 size_t backward_workspace(const BackwardArgs& args) {
@@ -86,21 +95,19 @@ size_t backward_workspace(const BackwardArgs& args) {
 
 void backward(const BackwardArgs& args, void* workspace, const Launch& launch) {
   const Problem& problem = args.forward.problem;
-  check(unsupported(args));
+  check(unsupported(args, launch.architecture));
   if (is_empty(problem)) return;
   BackwardParams params = {};
   params.forward = params_of(args.forward);
   params.forward.geometry.chunks = backward_chunks(problem);
-  params.grad_output = view_of(args.grad_output, 2);
-  params.grad_query = view_of(args.grad_query, 2);
-  params.grad_key = view_of(args.grad_key, 2);
-  params.grad_value = view_of(args.grad_value, 2);
+  const int bytes = bytes_of(problem);
+  params.grad_output = view_of(args.grad_output, bytes);
+  params.grad_query = view_of(args.grad_query, bytes);
+  params.grad_key = view_of(args.grad_key, bytes);
+  params.grad_value = view_of(args.grad_value, bytes);
   params.grad_lse = view_of(args.grad_lse, 4);
   params.partial = args.grad_rpb ? static_cast<float*>(workspace) : nullptr;
-  if (problem.dtype == DType::kBFloat16)
-    run_backward<dev::bf16>(params, size_of(problem), launch);
-  else
-    run_backward<dev::half>(params, size_of(problem), launch);
+  with_type(problem, [&](auto type) { run_backward<decltype(type)>(params, size_of(problem), launch); });
   if (!args.grad_rpb) return;
   ReduceParams reduce = {};
   reduce.partial = params.partial;

@@ -12,10 +12,11 @@ namespace natten_core::cuda::dense {
 
 // Null, or why this family cannot run the problem.
 const char* unsupported(const Problem& problem);
+const char* unsupported(const Problem& problem, int architecture);
 
 // The same, with regard to where the tensors lie.
-const char* unsupported(const ForwardArgs& args);
-const char* unsupported(const BackwardArgs& args);
+const char* unsupported(const ForwardArgs& args, int architecture);
+const char* unsupported(const BackwardArgs& args, int architecture);
 
 void forward(const ForwardArgs& args, const Launch& launch);
 

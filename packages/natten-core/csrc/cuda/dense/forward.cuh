@@ -2,20 +2,11 @@
 // registers. Warp w has queries 16w .. 16w + 15 and all keys, so that the softmax is exact and in registers.
 #pragma once
 
+#include "cuda/dense/store.cuh"
 #include "cuda/dense/window.cuh"
 #include "cuda/device/start.h"
 
 namespace natten_core::cuda::dense {
-
-template <int kDim>
-struct ForwardShape {
-  static constexpr int kStages = kDim == 128 ? 2 : 3;
-  static constexpr int kStageBytes = 3 * kTileBytes<kDim>;
-  static constexpr int kAddresses = kStages * kStageBytes;
-  static constexpr int kWindows = kAddresses + Addresses<kForwardMembers>::kBytes;
-  static constexpr int kSharedBytes = kWindows + kWindowBytes;
-  static constexpr int kBlocks = kDim == 32 ? 4 : kDim == 64 ? 3 : 2;  // of a multiprocessor
-};
 
 using ForwardAddresses = Addresses<kForwardMembers>;
 
@@ -23,12 +14,12 @@ using ForwardAddresses = Addresses<kForwardMembers>;
 template <class T, int kDim, int kKeyTiles>
 DEV_FN void forward_map(const ForwardParams& p, const float (&table)[kKeyTiles][4], uint32_t stage,
                         const ForwardAddresses& addresses, int slot, int tokens) {
-  constexpr int kTile = kTileBytes<kDim>;
+  constexpr int kTile = kTileBytes<T, kDim>;
   const float scale = p.scale * kLog2E;
-  float score[kKeyTiles + (kKeyTiles & 1)][4] = {};
+  float score[kKeyTiles][4] = {};
   {
-    uint32_t query[kDim / 16][4];
-    load_factor<kDim>(query, stage);
+    uint32_t query[kDim / kStep<T>][4];
+    load_factor<T, kDim>(query, stage);
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) multiply_transposed<T, kDim>(score[n], query, stage + kTile, n * 8);
   }
@@ -53,22 +44,20 @@ DEV_FN void forward_map(const ForwardParams& p, const float (&table)[kKeyTiles][
       score[n][i] = dev::ex2(score[n][i] - most[i >> 1]);
       sum[i >> 1] += score[n][i];
     }
-  float result[kDim / 8][4] = {};
+  float result[1][kDim / 8][4] = {};
+  uint32_t weight[kSteps<T, kKeyTiles>][1][4] = {};
 #pragma unroll
-  for (int s = 0; s < (kKeyTiles + 1) / 2; ++s) {
-    const float (&left)[4] = score[2 * s], (&right)[4] = score[2 * s + 1];
-    const uint32_t weight[4] = {dev::pack<T>(left[0], left[1]), dev::pack<T>(left[2], left[3]),
-                                dev::pack<T>(right[0], right[1]), dev::pack<T>(right[2], right[3])};
-    multiply<T, kDim>(result, weight, stage + 2 * kTile, s * 16);
-  }
+  for (int n = 0; n < kKeyTiles; ++n) put_tile<T>(weight, n, round_tile<T>(score[n]));
+#pragma unroll
+  for (int s = 0; s < kSteps<T, kKeyTiles>; ++s) multiply<T, kDim>(result, weight[s], stage + 2 * kTile, s * kStep<T>);
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     sum[half] += dev::shfl_xor(sum[half], 1);
     sum[half] += dev::shfl_xor(sum[half], 2);
   }
   // The query rows of the warp are its own: nobody else reads them.
-  store_rows(round_rows<T, kDim>(result, dev::rcp(sum[0]), dev::rcp(sum[1])), warp_of() * 16,
-             stage + warp_of() * 16 * kRowBytes<kDim>, p.output.data + addresses.start(kOutput, slot),
+  store_rows(round_rows<T, kDim>(result[0], dev::rcp(sum[0]), dev::rcp(sum[1])), warp_of() * 16,
+             stage + warp_of() * 16 * kRowBytes<T, kDim>, p.output.data + addresses.start(kOutput, slot),
              addresses.offsets(kOutput), tokens, p.chunks_v);
   if (p.lse.data == nullptr || (lane_of() & 3) != 0) return;
   char* const lse = p.lse.data + addresses.start(kLse, slot);
@@ -82,10 +71,10 @@ DEV_FN void forward_map(const ForwardParams& p, const float (&table)[kKeyTiles][
 }
 
 template <class T, int kDim, int kKeyTiles>
-DEV_KERNEL(kThreads, ForwardShape<kDim>::kBlocks)
+DEV_KERNEL(kThreads, ForwardShape<T, kDim>::kBlocks)
 forward_kernel(ForwardParams p) {
-  using Shape = ForwardShape<kDim>;
-  constexpr int kStages = Shape::kStages, kTile = kTileBytes<kDim>;
+  using Shape = ForwardShape<T, kDim>;
+  constexpr int kStages = Shape::kStages, kTile = kTileBytes<T, kDim>, kBytes = kRowBytes<T, kDim>;
   DEV_SMEM(shared);
   const uint32_t windows = shared + Shape::kWindows;
   const ForwardAddresses addresses{shared + Shape::kAddresses};
@@ -111,14 +100,18 @@ forward_kernel(ForwardParams p) {
     const auto load = [&](int map, int slot, int stage) {
       if (map < segment.maps) {
         const uint32_t tile = shared + stage * Shape::kStageBytes;
-        load_rows<kDim>(tile, p.query.data + addresses.start(kQuery, slot), addresses.offsets(kQuery), tokens,
-                        p.chunks_qk);
-        load_rows<kDim>(tile + kTile, p.key.data + addresses.start(kKey, slot), addresses.offsets(kKey), tokens,
-                        p.chunks_qk);
-        load_rows<kDim>(tile + 2 * kTile, p.value.data + addresses.start(kValue, slot), addresses.offsets(kValue),
-                        tokens, p.chunks_v);
+        load_rows<kBytes>(tile, p.query.data + addresses.start(kQuery, slot), addresses.offsets(kQuery), tokens,
+                          p.chunks_qk);
+        load_rows<kBytes>(tile + kTile, p.key.data + addresses.start(kKey, slot), addresses.offsets(kKey), tokens,
+                          p.chunks_qk);
+        load_rows<kBytes>(tile + 2 * kTile, p.value.data + addresses.start(kValue, slot), addresses.offsets(kValue),
+                          tokens, p.chunks_v);
       }
       dev::cp_async_commit();
+    };
+    const auto round_stage = [&](int stage) {
+#pragma unroll
+      for (int tile = 0; tile < 3; ++tile) round_copied<T, kDim>(shared + stage * Shape::kStageBytes + tile * kTile);
     };
 #pragma unroll
     for (int stage = 0; stage < kStages - 1; ++stage) load(chunk + stage * step, stage, stage);
@@ -127,9 +120,18 @@ forward_kernel(ForwardParams p) {
 
     int stage = 0, free_stage = kStages - 1, slot = 0;
     for (int map = chunk; map < segment.maps; map += step, ++slot) {
-      dev::cp_async_wait<kStages - 2>();
-      dev::syncthreads();
-      load(map + (kStages - 1) * step, slot + kStages - 1, free_stage);
+      if constexpr (kStages == 1) {
+        if (slot > 0) dev::syncthreads();
+        load(map, slot, 0);
+        dev::cp_async_wait<0>();
+        round_stage(0);
+        dev::syncthreads();
+      } else {
+        dev::cp_async_wait<kStages - 2>();
+        round_stage(stage);
+        dev::syncthreads();
+        load(map + (kStages - 1) * step, slot + kStages - 1, free_stage);
+      }
       if (warp_of() == kWarps - 1) addresses.find_starts(segment, map + kStages * step, slot + kStages);
       if (warp_of() * 16 < tokens)
         forward_map<T, kDim, kKeyTiles>(p, table, shared + stage * Shape::kStageBytes, addresses, slot, tokens);
@@ -143,7 +145,7 @@ forward_kernel(ForwardParams p) {
 template <class T, int kDim, int kKeyTiles>
 void start_forward(const ForwardParams& params, const Launch& launch) {
   const unsigned blocks = static_cast<unsigned>(params.geometry.heads) * params.geometry.chunks;
-  dev::start(forward_kernel<T, kDim, kKeyTiles>, {blocks, 1, 1}, kThreads, ForwardShape<kDim>::kSharedBytes, launch,
+  dev::start(forward_kernel<T, kDim, kKeyTiles>, {blocks, 1, 1}, kThreads, ForwardShape<T, kDim>::kSharedBytes, launch,
              params);
 }
 

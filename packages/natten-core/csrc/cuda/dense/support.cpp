@@ -4,18 +4,28 @@
 
 #include "cuda/dense/dense.h"
 #include "cuda/dense/geometry.h"
+#include "cuda/dense/shape.h"
 
 namespace natten_core::cuda::dense {
 
 namespace {
 
+int64_t bytes_of(const Problem& problem) { return problem.dtype == DType::kFloat32 ? 4 : 2; }
+
 bool copies_rows(const Tensor& tensor, const Problem& problem) {
   if (!tensor.data) return true;
+  const int64_t chunk = 16 / bytes_of(problem);
   bool aligned = reinterpret_cast<uintptr_t>(tensor.data) % 16 == 0;
-  aligned &= tensor.batch % 8 == 0 || problem.batch == 1;
-  aligned &= tensor.head % 8 == 0 || problem.heads == 1;
-  for (int axis = 0; axis < kRank; ++axis) aligned &= tensor.axis[axis] % 8 == 0 || problem.extent[axis] == 1;
+  aligned &= tensor.batch % chunk == 0 || problem.batch == 1;
+  aligned &= tensor.head % chunk == 0 || problem.heads == 1;
+  for (int axis = 0; axis < kRank; ++axis) aligned &= tensor.axis[axis] % chunk == 0 || problem.extent[axis] == 1;
   return aligned;
+}
+
+// What does not fit in the 16-bit kernels' types fits every device: see shape.h.
+bool fits(const Problem& problem, int bytes_for_128, int architecture) {
+  return problem.dtype != DType::kFloat32 || max_of(problem.head_dim, problem.head_dim_v) <= 64 ||
+         bytes_for_128 <= shared_limit(architecture);
 }
 
 bool is_compact(const Tensor& tensor, const Problem& problem, int64_t bytes) {
@@ -26,13 +36,21 @@ bool is_compact(const Tensor& tensor, const Problem& problem, int64_t bytes) {
 
 constexpr char kUnaligned[] = "rows that do not start at multiples of 16 bytes";
 constexpr char kWide[] = "a sample of 2 GiB or more";
+constexpr char kLarge[] = "head_dim above 64 in fp32 with the shared memory of this device";
 
 }  // namespace
 
-const char* unsupported(const Problem& problem) {
-  if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16) return "a dtype other than fp16 and bf16";
+const char* unsupported(const Problem& problem) { return unsupported(problem, Launch{}.architecture); }
+
+const char* unsupported(const Problem& problem, int architecture) {
+  if (problem.dtype == DType::kFloat64) return "fp64";
   if (problem.head_dim > 128 || problem.head_dim_v > 128) return "head_dim above 128";
-  if (problem.head_dim % 8 || problem.head_dim_v % 8) return "head_dim not a multiple of 8";
+  if (problem.dtype == DType::kFloat32) {
+    if (problem.head_dim % 4 || problem.head_dim_v % 4) return "head_dim not a multiple of 4";
+    if (!fits(problem, ForwardShape<dev::tf32, 128>::kSharedBytes, architecture)) return kLarge;
+  } else if (problem.head_dim % 8 || problem.head_dim_v % 8) {
+    return "head_dim not a multiple of 8";
+  }
   if (problem.heads_kv != problem.heads) return "fewer heads of keys than of queries";
   if (problem.additional) return "additional keys";
   int64_t tokens = 1, maps = problem.batch;
@@ -47,22 +65,23 @@ const char* unsupported(const Problem& problem) {
   return nullptr;
 }
 
-const char* unsupported(const ForwardArgs& args) {
+const char* unsupported(const ForwardArgs& args, int architecture) {
   const Problem& problem = args.problem;
-  if (const char* reason = unsupported(problem)) return reason;
+  if (const char* reason = unsupported(problem, architecture)) return reason;
   for (const Tensor* tensor : {&args.query, &args.key, &args.value, &args.output}) {
     if (!copies_rows(*tensor, problem)) return kUnaligned;
-    if (!is_compact(*tensor, problem, 2)) return kWide;
+    if (!is_compact(*tensor, problem, bytes_of(problem))) return kWide;
   }
   return args.lse.data && !is_compact(args.lse, problem, 4) ? kWide : nullptr;
 }
 
-const char* unsupported(const BackwardArgs& args) {
+const char* unsupported(const BackwardArgs& args, int architecture) {
   const Problem& problem = args.forward.problem;
-  if (const char* reason = unsupported(args.forward)) return reason;
+  if (const char* reason = unsupported(args.forward, architecture)) return reason;
+  if (!fits(problem, BackwardShape<dev::tf32, 128>::kSharedBytes, architecture)) return kLarge;
   for (const Tensor* tensor : {&args.grad_output, &args.grad_query, &args.grad_key, &args.grad_value}) {
     if (!copies_rows(*tensor, problem)) return kUnaligned;
-    if (!is_compact(*tensor, problem, 2)) return kWide;
+    if (!is_compact(*tensor, problem, bytes_of(problem))) return kWide;
   }
   return args.grad_lse.data && !is_compact(args.grad_lse, problem, 4) ? kWide : nullptr;
 }

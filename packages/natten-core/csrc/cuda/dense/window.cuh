@@ -23,11 +23,11 @@ DEV_FN Token token_of(const Segment& segment, int token) {
 // map from its first; and where the maps in flight start. A warp finds the starts of a map, a lane for each tensor,
 // some maps ahead, so that the others need not.
 template <int kCount>
-struct Addresses {
-  static constexpr int kRing = 4;  // maps
-  static constexpr int kViews = kCount * kTokens * 4, kStarts = kViews + kCount * 32;
-  static constexpr int kBytes = kStarts + kRing * kCount * 8;
+struct Addresses : AddressShape<kCount> {
+  using AddressShape<kCount>::kRing, AddressShape<kCount>::kViews, AddressShape<kCount>::kStarts;
   uint32_t shared;
+
+  explicit DEV_FN Addresses(uint32_t at) : shared(at) {}
 
   DEV_FN void set_view(int member, const View& view, int head) const {
     if (static_cast<int>(threadIdx.x) != member) return;
@@ -74,7 +74,6 @@ DEV_FN int bias_entries(const Geometry& geometry) { return bias_entry(geometry, 
 // windows [3][64]: of each token the place, and the start of the window, three axes in a byte each; and the bias entry.
 // The places' bytes have bit 7 set, so that bytes can be subtracted without borrowing.
 constexpr uint32_t kGuards = 0x808080u;
-constexpr int kWindowBytes = kTokens * 3 * 4;
 
 DEV_FN void fill_windows(uint32_t windows, const Geometry& geometry, const Segment& segment) {
   if (threadIdx.x >= kTokens) return;

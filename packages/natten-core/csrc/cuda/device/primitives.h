@@ -10,12 +10,13 @@
 //
 //   to_float(x), from_float<T>(f)            T: half, bf16 (rounded to nearest even), float, double
 //   pack<T>(lo, hi), lo<T>(u), hi<T>(u)      two 16-bit floats in 32 bits
+//   to_tf32(f), to_tf32(bits of f)           bits of the nearest tf32, ties away from zero: a factor of mma<tf32>
 //   lds<T>(a), sts(a, v), ldg(p), stg(p, v)  any trivially copyable type of 1, 2, 4, 8 or 16 bytes, aligned to its size
 //   cp_async<16 | 8 | 4>(shared, global, valid); cp_async_commit(); cp_async_wait<groups left pending>()
 //   mbarrier_init(a, count), mbarrier_arrive(a), mbarrier_wait(a, parity), cp_async_mbarrier_arrive(a)
 //   prefetch_global(p)                       brings 128 bytes to the second-level cache
 //   ldmatrix_x1/2/4(r, a), ldmatrix_x1/2/4_trans(r, a), movmatrix(u)
-//   mma<T>(d, a, b0, b1), mma<T>(d, a, b0, b1, c)   m16n8k16, T: half, bf16
+//   mma<T>(d, a, b0, b1), mma<T>(d, a, b0, b1, c)   m16n8k16, T: half, bf16; m16n8k8, T: tf32
 //   shfl_xor(v, mask), shfl(v, lane), any(p), all(p), ballot(p)   all lanes take part
 //   syncthreads(), syncwarp(), bar_sync(id, threads), bar_arrive(id, threads)
 //   ex2, lg2, rcp                            fp32 approximations of about 2^-22, subnormals flushed

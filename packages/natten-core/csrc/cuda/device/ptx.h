@@ -79,6 +79,13 @@ DEV_FN float hi(uint32_t u) {
     return to_float(T{static_cast<uint16_t>(u >> 16)});
 }
 
+DEV_FN uint32_t to_tf32(float f) {
+  uint32_t u = 0;
+  DEV_SM80(asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(u) : "f"(f)));
+  return u;
+}
+DEV_FN uint32_t to_tf32(uint32_t bits) { return to_tf32(__uint_as_float(bits)); }
+
 DEV_FN float ex2(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -260,10 +267,16 @@ DEV_FN uint32_t movmatrix(uint32_t v) {
 
 template <class T>
 DEV_FN void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const float (&c)[4]) {
-  static_assert(is_16_bit<T>, "products of half or bf16");
+  static_assert(is_factor<T>, "products of half, bf16 or tf32");
   if constexpr (std::is_same<T, half>::value)
     DEV_SM80(
         asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+            "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};" : "=f"(d[0]),
+            "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1),
+            "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3])));
+  else if constexpr (std::is_same<T, tf32>::value)
+    DEV_SM80(
+        asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
             "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%11,%12,%13};" : "=f"(d[0]),
             "=f"(d[1]), "=f"(d[2]), "=f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1),
             "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3])));
@@ -276,10 +289,15 @@ DEV_FN void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
 }
 template <class T>
 DEV_FN void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  static_assert(is_16_bit<T>, "products of half or bf16");
+  static_assert(is_factor<T>, "products of half, bf16 or tf32");
   if constexpr (std::is_same<T, half>::value)
     DEV_SM80(
         asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+            "{%0,%1,%2,%3};" : "+f"(d[0]),
+            "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1)));
+  else if constexpr (std::is_same<T, tf32>::value)
+    DEV_SM80(
+        asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
             "{%0,%1,%2,%3};" : "+f"(d[0]),
             "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1)));
   else

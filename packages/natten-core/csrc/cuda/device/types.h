@@ -1,4 +1,4 @@
-// Storage types of the kernels: 16-bit floats without arithmetic, and small vectors for wide loads and stores.
+// Storage types of the kernels: short floats without arithmetic, and small vectors for wide loads and stores.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,11 @@ struct bf16 {
   uint16_t x;  // the upper half of an IEEE binary32
 };
 
+// An IEEE binary32 of which matrix products see the sign, the exponent and 10 bits of the fraction.
+struct tf32 {
+  uint32_t x;
+};
+
 // N elements that are loaded and stored together; N * sizeof(T) is a power of two of at most 16.
 template <class T, int N>
 struct alignas(sizeof(T) * N) vec {
@@ -35,5 +40,9 @@ using u64 = vec<uint32_t, 2>;
 
 template <class T>
 inline constexpr bool is_16_bit = std::is_same<T, half>::value || std::is_same<T, bf16>::value;
+
+// Whether tensor cores multiply it.
+template <class T>
+inline constexpr bool is_factor = is_16_bit<T> || std::is_same<T, tf32>::value;
 
 }  // namespace dev

@@ -42,7 +42,7 @@ def kernel_name(problem: Problem, *tensors: Tensor) -> str:
 
 
 def passed_over(problem: Problem, *tensors: Tensor) -> tuple[tuple[str, str], ...]:
-    """None: there is one family of kernels, and it takes everything."""
+    """None: there is one family of kernels, which takes everything."""
     return ()
 
 
@@ -76,9 +76,8 @@ def na_backward(
     """Gradients (contiguous) of query, key, value, rpb, additional keys and values; empty for what was not given."""
     shapes = (query.shape, key.shape, value.shape)
     call = _Call((query, key, value), shapes, (rpb, additional_keys, additional_values), settings)
-    grads = [call.empty_like(tensor) for tensor in (query, key, value)]
-    more = call.backward(grad_output, grad_lse, [span(grad) for grad in grads])
-    return *grads, *more
+    grads = [empty_like(tensor) for tensor in (query, key, value)]
+    return *grads, *call.backward(grad_output, grad_lse, [span(grad) for grad in grads])
 
 
 def na_qkvpacked_forward(
@@ -107,10 +106,9 @@ def na_qkvpacked_backward(
     """Gradients of qkv (contiguous, written in place by the kernel), rpb, additional keys and values."""
     shapes = (qkv.shape[:-3] + qkv.shape[-2:],) * 3
     call = _Call((qkv,), shapes, (rpb, additional_keys, additional_values), settings)
-    grad_qkv = call.empty_like(qkv)
+    grad_qkv = empty_like(qkv)
     grads = spans_of_three((grad_qkv.data_ptr(), *grad_qkv.stride()), grad_qkv.itemsize)
-    more = call.backward(grad_output, grad_lse, grads)
-    return grad_qkv, *more
+    return grad_qkv, *call.backward(grad_output, grad_lse, grads)
 
 
 @lru_cache(maxsize=1024)
@@ -131,7 +129,8 @@ class _Call:
     """What the kernels read, and the tensors that had to be copied for it, which live as long as the call.
 
     Attributes:
-        compute: the dtype of the bias, the log-sum-exp and their gradients.
+        like: a tensor of the dtype of query, key, value, output and their gradients.
+        compute: of the bias, the log-sum-exp and their gradients.
     """
 
     def __init__(
@@ -166,7 +165,8 @@ class _Call:
     def forward(self) -> tuple[Tensor, Tensor]:
         empty, compute = self.like.new_empty_strided, self.compute
         shape, strides, lse_shape, lse_strides = self.results
-        output, same = empty(shape, strides), self.like.dtype is compute  # quicker where no dtype is named
+        output = empty(shape, strides)
+        same = self.like.dtype is compute  # quicker where no dtype is named
         lse = empty(lse_shape, lse_strides) if same else empty(lse_shape, lse_strides, dtype=compute)
         if self.problem is not None:
             spans = (output.data_ptr(), *strides), (lse.data_ptr(), *lse_strides)
@@ -201,20 +201,21 @@ class _Call:
         )
 
     def span(self, tensor: Tensor) -> tuple[int, ...]:
-        """Address and strides of the tensor, or where its last stride is not 1 of a copy."""
+        """Address and strides of the tensor in the call's dtype, with a unit last stride; of itself where it is so."""
         strides = tensor.stride()
         if (strides[-1] != 1 and tensor.shape[-1] != 1) or tensor.dtype is not self.like.dtype:
             (tensor,) = readable((tensor,), self.like.dtype)
             strides = self.keep(tensor).stride()
         return (tensor.data_ptr(), *strides)
 
-    def empty_like(self, tensor: Tensor) -> Tensor:
-        """For the gradient of `tensor`."""
-        return torch.empty_like(tensor, memory_format=torch.contiguous_format)
-
     def keep(self, tensor: Tensor) -> Tensor:
         self.kept.append(tensor)
         return tensor
+
+
+def empty_like(tensor: Tensor) -> Tensor:
+    """For the gradient of `tensor`."""
+    return torch.empty_like(tensor, memory_format=torch.contiguous_format)
 
 
 def readable(tensors: Sequence[Tensor | None], dtype: torch.dtype) -> list[Any]:

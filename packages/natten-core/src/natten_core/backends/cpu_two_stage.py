@@ -72,7 +72,7 @@ class _Call:
 
     Attributes:
         dtype: of its tensors.
-        compute: the dtype of the bias, and of the gradients of bias and additional keys or values.
+        compute: of the bias, and of the gradients that are sums over queries.
     """
 
     def __init__(self, dtype: torch.dtype, shapes: tuple[Any, ...], settings: tuple[Any, ...]) -> None:

@@ -49,6 +49,19 @@ def device_obstacles(index: int | None) -> tuple[str, ...]:
     return ()
 
 
+def allows_tf32(dtype: torch.dtype) -> bool:
+    """Whether torch's settings of this moment let products of `dtype` on CUDA round their factors to TF32.
+
+    A backward asks again, as that of torch's own matrix products does.
+    """
+    if dtype is not torch.float32:
+        return False
+    matmul = torch.backends.cuda.matmul
+    # Since torch 2.9. The older attribute follows it, but raises where settings of both kinds have been made.
+    precision = getattr(matmul, "fp32_precision", None)
+    return bool(matmul.allow_tf32) if precision is None else bool(precision == "tf32")
+
+
 def kernel_name(problem: Problem, *tensors: Tensor) -> str:
     """The family of kernels that runs `problem`, for `natten_core.explain`."""
     return str(_choice(problem, tensors)[0])
@@ -202,7 +215,9 @@ class _Call(Kept):
         handle = make(self.dtype, *shapes, *self.shapes, *hashable(settings))
         device = _device_of(self.like)
         with _on(device):
-            kernels().cuda_forward(handle, device, _stream(device), *self.spans, span(output), span(lse))
+            kernels().cuda_forward(
+                handle, device, _stream(device), allows_tf32(self.dtype), *self.spans, span(output), span(lse)
+            )
 
     def backward(
         self,
@@ -226,6 +241,7 @@ class _Call(Kept):
                     handle,
                     device,
                     _stream(device),
+                    allows_tf32(self.dtype),
                     *self.spans,
                     self.span(output),
                     span(lse),
@@ -243,7 +259,8 @@ class _Call(Kept):
 
 def _choice(problem: Problem, tensors: Sequence[Tensor]) -> Any:
     handle = make(*facts(problem, problem.dtype))
-    return kernels().cuda_choice(handle, _device_of(tensors[0]), *(span(tensor) for tensor in tensors))
+    tf32 = allows_tf32(problem.dtype)
+    return kernels().cuda_choice(handle, _device_of(tensors[0]), tf32, *(span(tensor) for tensor in tensors))
 
 
 def _on(device: int) -> Any:
