@@ -122,7 +122,7 @@ def test_any_size_without_a_warning(name: str, size: tuple[int, int]) -> None:
     ],
 )
 def test_windows_of_table_11_and_hybrids_of_table_6_train(name: str, arguments: dict[str, Any]) -> None:
-    model: Any = timm.create_model(name, **arguments)
+    model: Any = timm.create_model(name, **arguments, drop_path_rate=0.0)  # else a layer is left out now and then
     logits = model(torch.randn(2, 3, 128, 128))
     logits.square().sum().backward()
     assert logits.shape == (2, 5)
