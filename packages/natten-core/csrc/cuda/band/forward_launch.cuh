@@ -18,9 +18,11 @@ void start_forward(const ForwardArgs& args, const Launch& launch) {
     shared = Shape::shared_bytes(p.cut);
     if (shared <= shared_limit(launch.architecture)) break;
   }
-  // Blocks of a multiprocessor: by shared memory, and by registers, which warps get in fours.
+  // Blocks of a multiprocessor: by shared memory, of which each takes 1 KiB more, and by registers, which warps get in
+  // fours.
   const int warps = int(ceil_div(p.cut.tiles + 1, 4)) * 4, registers = Shape::kBlocks == 2 ? 128 : 256;
-  const int64_t resident = min_of(228 * 1024 / (shared + 1024), 65536 / (warps * 32 * registers));
+  const int64_t memory = shared_limit(launch.architecture) + 1024, by_memory = memory / (shared + 1024);
+  const int64_t resident = min_of(by_memory, 65536 / (warps * 32 * registers));
   fill_device(p.cut, problem, launch.multiprocessors * max_of(resident, 1));
   p.query = view<const T>(args.query), p.key = view<const T>(args.key), p.value = view<const T>(args.value);
   p.output = view<T>(args.output), p.lse = view<float>(args.lse);
