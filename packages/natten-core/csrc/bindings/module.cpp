@@ -41,7 +41,8 @@ py::dict build_info() {
 // reference's own arithmetic.
 int64_t window_start_of(int64_t index, int64_t length, int64_t kernel_size, int64_t dilation) {
   const int64_t group = index % dilation;
-  return window_start(index / dilation, group_length(length, dilation, group), kernel_size) * dilation + group;
+  const int64_t members = group_length(length, dilation, group);
+  return window_begin<int64_t>(index / dilation, members, kernel_size, 1, false) * dilation + group;
 }
 
 }  // namespace

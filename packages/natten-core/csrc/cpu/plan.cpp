@@ -306,8 +306,10 @@ Plan make_plan(const Problem& problem, int lanes, int rows_per_block, bool exclu
   plan.band_axis = problem.extent[kZ] > 1 ? kZ : problem.extent[kY] > 1 ? kY : kX;
   cut_blocks(problem, plan);
   cut_items(problem, plan, exclusive);
-  if (problem.additional > 0) add_everyone(plan, static_cast<int32_t>(problem.additional));
-  measure_sums(problem, plan);
+  if (problem.additional > 0) {
+    add_everyone(plan, static_cast<int32_t>(problem.additional));
+    measure_sums(problem, plan);
+  }
   measure_scratch(problem, plan);
   return plan;
 }

@@ -81,7 +81,7 @@ DEV_FN void fill_windows(uint32_t windows, const Geometry& geometry, const Segme
   uint32_t place = kGuards, start = 0;
 #pragma unroll
   for (int axis = 0; axis < kRank; ++axis) {
-    const int first = static_cast<int>(window_start(token.axis[axis], segment.length[axis], geometry.kernel[axis]));
+    const int first = window_begin<int>(token.axis[axis], segment.length[axis], geometry.kernel[axis], 1, false);
     place |= static_cast<uint32_t>(token.axis[axis] & 127) << (8 * (2 - axis));
     start |= static_cast<uint32_t>(first & 127) << (8 * (2 - axis));
   }

@@ -25,15 +25,10 @@ NATTEN_INLINE int64_t group_length(int64_t length, int64_t dilation, int64_t gro
   return length / dilation + (group < length % dilation ? 1 : 0);
 }
 
-// First key position of the window of the query at `position`. Near a border the window shifts inward; it never
-// shrinks. An even kernel sees one position more on the left than on the right.
-NATTEN_INLINE int64_t window_start(int64_t position, int64_t group_length, int64_t kernel_size) {
-  return max_of(0, min_of(position - kernel_size / 2, group_length - kernel_size));
-}
-
-// The same with a stride and, where `causal`, nothing after the query: the keys [window_begin, window_end) of the query
-// at `position`. All `stride` queries of a step share the window of the one that leads them; a causal window is cut at
-// the query, and at the left border. Int is int32_t or int64_t, for all that a call is given.
+// The query at `position` sees the keys [window_begin, window_end). Near a border the window shifts inward; it never
+// shrinks. An even kernel sees one position more on the left than on the right. All `stride` queries of a step share
+// the window of the one that leads them; a causal window is cut at the query, and at the left border. Int is int32_t or
+// int64_t, for all that a call is given.
 template <class Int>
 NATTEN_INLINE Int window_lead(Int position, Int group_length, Int stride, bool causal) {
   if (stride == 1) return position;
