@@ -65,23 +65,29 @@ class Kernels:
     Problem = Problem
 
     def __init__(self) -> None:
+        self.chunk = 0  # elements that rows must be whole multiples of, or copies are asked for; 0: any rows do
         self.scratch: list[int] = []
         self.tf32: list[bool] = []
 
-    def cuda_forward(self, problem: Problem, device: int, stream: int, tf32: bool, *given: Any) -> None:
+    def cuda_forward(self, problem: Problem, device: int, stream: int, tf32: bool, copies: bool, *given: Any) -> int:
         assert (device, stream) == (5, 1234)
         self.tf32.append(tf32)
         tensors = self._tensors(problem, dict(zip((*INPUTS, "output", "lse"), given, strict=True)))
+        if head_dim := self._copies_head_dim(problem, tensors, copies):
+            return head_dim
         output, lse = self._attend(problem, tensors)
         tensors["output"].copy_(output)
         tensors["lse"].copy_(lse)
+        return 0
 
-    def cuda_backward(self, problem: Problem, device: int, stream: int, tf32: bool, *given: Any) -> None:
+    def cuda_backward(self, problem: Problem, device: int, stream: int, tf32: bool, copies: bool, *given: Any) -> int:
         *given, allocate = given
         assert (device, stream) == (5, 1234)
         self.tf32.append(tf32)
         names = (*INPUTS, "output", "lse", "grad_output", "grad_lse", *(f"grad_{name}" for name in INPUTS))
         tensors = self._tensors(problem, dict(zip(names, given, strict=True)))
+        if head_dim := self._copies_head_dim(problem, tensors, copies):
+            return head_dim
         self.scratch.append(allocate(1 << 16))
         output, lse = self._attend(problem, tensors)
         torch.testing.assert_close(tensors["output"], output)
@@ -93,6 +99,7 @@ class Kernels:
             found = torch.autograd.grad(results, tuple(leaves.values()), grads)
         for name, grad in zip(leaves, found, strict=True):
             tensors[f"grad_{name}"].copy_(grad)
+        return 0
 
     def cuda_qk(self, problem: Problem, device: int, stream: int, *given: Any) -> None:
         assert (device, stream) == (5, 1234)
@@ -127,6 +134,18 @@ class Kernels:
             found = torch.autograd.grad(results, tuple(leaves.values()), [tensors[f"grad_{result}"]])
         for name, grad in zip(leaves, found, strict=True):
             tensors[f"grad_{name}"].copy_(grad)
+
+    def _copies_head_dim(self, problem: Problem, tensors: dict[str, Tensor], copies: bool) -> int:
+        head_dim = max(problem.head_dim, problem.head_dim_v)
+        if self.chunk == 0:
+            return 0
+        if copies:
+            for name, tensor in tensors.items():
+                if not any(part in name for part in ("lse", "rpb")):
+                    assert tensor.is_contiguous()
+                    assert tensor.shape[-1] % self.chunk == 0
+            return 0
+        return -(-head_dim // self.chunk) * self.chunk
 
     def _attend(self, problem: Problem, tensors: dict[str, Tensor]) -> Any:
         forward = _second_order.attention(*problem[-5:])
@@ -205,9 +224,18 @@ def test_calls(case: Case, layout: str, kernels_stood_in: Kernels) -> None:
     assert kernels_stood_in.scratch
 
 
+@pytest.mark.parametrize("chunk", [1, 8])
+@pytest.mark.parametrize("layout", ["plain", "heads-first", "padded-rows"])
+@pytest.mark.parametrize("name", ["2d-head-dim-5", "2d-values-of-one", "3d-grouped"])
+def test_calls_on_copies(name: str, layout: str, chunk: int, kernels_stood_in: Kernels) -> None:
+    kernels_stood_in.chunk = chunk
+    test_calls(next(case for case in CASES if case.name == name), layout, kernels_stood_in)
+
+
+@pytest.mark.parametrize("chunk", [0, 8])
 @pytest.mark.parametrize("name", ["2d", "1d-causal-strided", "3d", "2d-additional"])
-@pytest.mark.usefixtures("kernels_stood_in")
-def test_packed_calls(name: str) -> None:
+def test_packed_calls(name: str, chunk: int, kernels_stood_in: Kernels) -> None:
+    kernels_stood_in.chunk = 0 if "additional" in name else chunk
     case = next(case for case in CASES if case.name == name)
     tensors = case.tensors()
     lead = tensors["query"].shape[:-1]

@@ -18,14 +18,23 @@ from natten_core.backends import cuda, reference
 pytestmark = pytest.mark.usefixtures("kernels")
 
 
-def plan(
+def plan(*args: Any, **changes: Any) -> tuple[str, dict[str, str]]:
+    family, rejected, _ = whole_plan(*args, **changes)
+    return family, dict(rejected)
+
+
+def copies_head_dim(**changes: Any) -> int:
+    return int(whole_plan(**changes)[2])
+
+
+def whole_plan(
     architecture: int = 90,
     only: str = "",
     tensor_cores: bool = True,
     backward: bool = False,
     tf32: bool = False,
     **changes: Any,
-) -> tuple[str, dict[str, str]]:
+) -> Any:
     settings: dict[str, Any] = {
         "dtype": "bfloat16",
         "batch": 2,
@@ -43,8 +52,7 @@ def plan(
     rank = len(settings["spatial"])
     settings = {"stride": (1,) * rank, "is_causal": (False,) * rank, **settings}
     problem = _loader._C.Problem(**settings)  # type: ignore[union-attr]
-    family, rejected = _loader._C.cuda_plan(problem, architecture, tensor_cores, only, backward, tf32)  # type: ignore[union-attr]
-    return family, dict(rejected)
+    return _loader._C.cuda_plan(problem, architecture, tensor_cores, only, backward, tf32)  # type: ignore[union-attr]
 
 
 def of(case: Case, dtype: str, tf32: bool = False) -> tuple[str, dict[str, str]]:
@@ -131,6 +139,40 @@ def test_the_best_family_for_a_backward(changes: dict[str, Any], family: str) ->
     chosen, rejected = plan(backward=True, **changes)
     assert chosen == family
     assert all(rejected.values())
+
+
+LARGE = {"batch": 64, "head_dim": 33, "head_dim_v": 33}
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(
+    ("changes", "head_dim"),
+    [
+        ({}, 40),
+        ({"dtype": "float16", "head_dim": 40}, 40),
+        ({"dtype": "float16", "head_dim": 40, "head_dim_v": 47}, 48),
+        ({"spatial": (7, 7), "batch": 4096}, 40),
+        ({"dtype": "float32"}, 0),
+        ({"dtype": "float32", "tf32": True}, 36),
+        ({"dtype": "float64", "tf32": True}, 0),
+        ({"head_dim": 129, "head_dim_v": 129}, 0),
+        ({"architecture": 75}, 0),
+        ({"only": "simt"}, 0),
+        ({"only": "band"}, 40),
+        ({"only": "dense"}, 0),
+        ({"stride": (2, 2)}, 0),
+        ({"kernel_size": (3, 3)}, 0),  # too few keys, and too small a problem, for copies to be worth it
+        ({"batch": 1}, 0),
+        ({"spatial": (1 << 13, 1 << 13)}, 0),  # too far apart for the kernels' arithmetic
+    ],
+    ids=str,
+)
+def test_copies_where_they_are_worth_it(changes: dict[str, Any], head_dim: int, backward: bool) -> None:
+    assert copies_head_dim(backward=backward, **{**LARGE, **changes}) == head_dim
+
+
+def test_no_copies_of_what_runs_as_it_is() -> None:
+    assert copies_head_dim(**{**LARGE, "head_dim": 32, "head_dim_v": 32}) == 0
 
 
 def test_reasons_are_for_people() -> None:

@@ -100,6 +100,7 @@ def others() -> list[Problem]:
         Problem("kernel-13", 64, 56, 2, kernel=13),
         Problem("head-dim-64", 64, 56, 2, head_dim=64),
         Problem("head-dim-128", 64, 28, 2, head_dim=128),
+        Problem("head-dim-31", 64, 56, 2, head_dim=31),  # on padded copies
         Problem("gradual", 64, 56, 2, dilation=4),
         Problem("large-map", 4, 224, 2),
         Problem("large-map-dilated", 4, 224, 2, dilation=16),

@@ -23,22 +23,23 @@ auto allocator(const py::object& allocate) {
   };
 }
 
-void cuda_forward(const Problem& problem, int device, int64_t stream, bool tf32, const py::object& query,
-                  const py::object& key, const py::object& value, int64_t rpb, const py::object& additional_key,
-                  const py::object& additional_value, const py::object& output, const py::object& lse) {
+int64_t cuda_forward(const Problem& problem, int device, int64_t stream, bool tf32, bool copies,
+                     const py::object& query, const py::object& key, const py::object& value, int64_t rpb,
+                     const py::object& additional_key, const py::object& additional_value, const py::object& output,
+                     const py::object& lse) {
   const ForwardArgs args = forward_args(problem, query, key, value, rpb, additional_key, additional_value, output, lse);
   if (args.output.data == nullptr || args.lse.data == nullptr) throw std::invalid_argument("output and lse are needed");
   py::gil_scoped_release unlocked;
-  cuda::forward(args, device, address(stream), tf32);
+  return cuda::forward(args, device, address(stream), tf32, copies);
 }
 
-void cuda_backward(const Problem& problem, int device, int64_t stream, bool tf32, const py::object& query,
-                   const py::object& key, const py::object& value, int64_t rpb, const py::object& additional_key,
-                   const py::object& additional_value, const py::object& output, const py::object& lse,
-                   const py::object& grad_output, const py::object& grad_lse, const py::object& grad_query,
-                   const py::object& grad_key, const py::object& grad_value, int64_t grad_rpb,
-                   const py::object& grad_additional_key, const py::object& grad_additional_value,
-                   const py::object& allocate) {
+int64_t cuda_backward(const Problem& problem, int device, int64_t stream, bool tf32, bool copies,
+                      const py::object& query, const py::object& key, const py::object& value, int64_t rpb,
+                      const py::object& additional_key, const py::object& additional_value, const py::object& output,
+                      const py::object& lse, const py::object& grad_output, const py::object& grad_lse,
+                      const py::object& grad_query, const py::object& grad_key, const py::object& grad_value,
+                      int64_t grad_rpb, const py::object& grad_additional_key, const py::object& grad_additional_value,
+                      const py::object& allocate) {
   BackwardArgs args;
   args.forward = forward_args(problem, query, key, value, rpb, additional_key, additional_value, output, lse);
   args.grad_output = tensor(grad_output, problem.rank), args.grad_lse = tensor(grad_lse, problem.rank);
@@ -55,7 +56,7 @@ void cuda_backward(const Problem& problem, int device, int64_t stream, bool tf32
     throw std::invalid_argument("gradients of additional keys and values are needed");
   const auto allocated = allocator(allocate);
   py::gil_scoped_release unlocked;
-  cuda::backward(args, device, address(stream), tf32, allocated);
+  return cuda::backward(args, device, address(stream), tf32, copies, allocated);
 }
 
 void cuda_qk(const Problem& problem, int device, int64_t stream, const py::object& query, const py::object& key,
@@ -109,18 +110,27 @@ py::dict cuda_devices() {
   return all;
 }
 
-// What a forward of such tensors runs on: the family, and those before it with their reasons, the faster form of the
-// last family among them.
+// What a forward of such tensors runs on: the family, whether of copies, and those before it with their reasons, the
+// faster form of the last family among them.
 py::tuple cuda_choice(const Problem& problem, int device, bool tf32, const py::object& query, const py::object& key,
                       const py::object& value) {
   ForwardArgs args;
   args.problem = problem;
   args.query = tensor(query, problem.rank), args.key = tensor(key, problem.rank);
   args.value = tensor(value, problem.rank);
-  const cuda::Variant variant = cuda::explain(args, cuda::facts_of(device, tf32));
+  const cuda::Facts facts = cuda::facts_of(device, tf32);
+  const cuda::Variant variant = cuda::explain(args, facts);
   py::list passed_over;
   for (const cuda::Rejection& one : variant.passed_over)
     passed_over.append(py::make_tuple(cuda::name(one.family), one.reason));
+  if (!cuda::has_tensor_cores(variant.family)) {
+    if (const int64_t head_dim = cuda::copies_head_dim(args, facts)) {
+      args.problem.head_dim = args.problem.head_dim_v = head_dim;
+      const std::string family = cuda::name(cuda::choose(args.problem, facts), args.problem);
+      return py::make_tuple(family + ", on aligned copies with head_dim " + std::to_string(head_dim),
+                            py::tuple(passed_over));
+    }
+  }
   if (variant.family == cuda::Family::kSimt)
     if (const char* reason = cuda::simt::not_vectorized(args))
       passed_over.append(py::make_tuple("simt, 16 bytes at a time", reason));

@@ -53,7 +53,8 @@ Problem problem(const std::string& dtype, int64_t batch, int64_t heads, int64_t 
 
 using Named = std::vector<std::pair<std::string, std::string>>;
 
-// Of the forward of a problem that lies well in memory, or of its backward with a bias.
+// Of the forward of a problem that lies well in memory, or of its backward with a bias: the family, those passed over,
+// and the head_dim of copies that are worth making.
 py::tuple cuda_plan(const Problem& problem, int architecture, bool tensor_cores, const std::string& only, bool backward,
                     bool tf32) {
   const cuda::Facts facts{architecture, tensor_cores, only.empty() ? cuda::Family::kNone : cuda::family_of(only), tf32};
@@ -63,7 +64,11 @@ py::tuple cuda_plan(const Problem& problem, int architecture, bool tensor_cores,
   const cuda::Variant variant = backward ? cuda::explain(args, facts) : cuda::explain(problem, facts);
   Named passed_over;
   for (const cuda::Rejection& one : variant.passed_over) passed_over.emplace_back(cuda::name(one.family), one.reason);
-  return py::make_tuple(cuda::name(variant.family), passed_over);
+  const bool copies = !cuda::has_tensor_cores(variant.family);
+  const int64_t head_dim = !copies    ? 0
+                           : backward ? cuda::copies_head_dim(args, facts)
+                                      : cuda::copies_head_dim(problem, facts);
+  return py::make_tuple(cuda::name(variant.family), passed_over, head_dim);
 }
 
 std::vector<std::string> cuda_families() {

@@ -51,12 +51,14 @@ Facts facts_of(int device, bool tf32);
 
 // Pointers are of memory on `device`, `stream` is a stream of it. `tf32`: whether fp32 may be multiplied in TF32. The
 // work is queued, not awaited.
+// Where copies of the tensors are worth making, see `copies_head_dim`, and they are not `copies` themselves, nothing
+// is done and the head_dim of such copies returned; else 0.
 // All throw Unsupported where no family can run the problem, else OutOfMemory or another std::runtime_error with the
 // problem in it.
-void forward(const ForwardArgs& args, int device, void* stream, bool tf32);
+int64_t forward(const ForwardArgs& args, int device, void* stream, bool tf32, bool copies);
 // `allocate` returns device memory, aligned to 512 bytes, that may be reused once what is queued until then is done.
-void backward(const BackwardArgs& args, int device, void* stream, bool tf32,
-              const std::function<void*(size_t)>& allocate);
+int64_t backward(const BackwardArgs& args, int device, void* stream, bool tf32, bool copies,
+                 const std::function<void*(size_t)>& allocate);
 
 // The two-stage form, which the simt family alone has.
 void qk(const QkArgs& args, int device, void* stream);

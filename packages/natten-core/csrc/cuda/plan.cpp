@@ -8,6 +8,7 @@
 #include "cuda/box/box.h"
 #include "cuda/dense/dense.h"
 #include "cuda/simt/simt.h"
+#include "natten_core/neighborhood.h"
 
 namespace natten_core::cuda {
 namespace {
@@ -43,10 +44,8 @@ void align(uint64_t& bits, const Tensor& tensor, int64_t item_bytes) {
   for (int64_t stride : tensor.axis) bits |= static_cast<uint64_t>(stride * item_bytes);
 }
 
-int64_t item_bytes(DType dtype) { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
-
 uint64_t forward_bits(const ForwardArgs& args) {
-  const int64_t bytes = item_bytes(args.problem.dtype);
+  const int64_t bytes = args.problem.element_bytes();
   uint64_t bits = 0;
   for (const Tensor* tensor :
        {&args.query, &args.key, &args.value, &args.additional_key, &args.additional_value, &args.output})
@@ -104,7 +103,7 @@ Family family_of(const std::string& wanted) {
 int vector_bytes(const ForwardArgs& args) { return largest_divisor(forward_bits(args)); }
 
 int vector_bytes(const BackwardArgs& args) {
-  const int64_t bytes = item_bytes(args.forward.problem.dtype);
+  const int64_t bytes = args.forward.problem.element_bytes();
   uint64_t bits = forward_bits(args.forward);
   for (const Tensor* tensor : {&args.grad_output, &args.grad_query, &args.grad_key, &args.grad_value,
                                &args.grad_additional_key, &args.grad_additional_value})
@@ -179,6 +178,45 @@ const char* unsupported(Family family, const ForwardArgs& args, const Facts& fac
 const char* unsupported(Family family, const BackwardArgs& args, const Facts& facts) {
   return reason(family, args, facts);
 }
+
+namespace {
+
+// On paper: copies take about as long as simt does for 8 keys a query, and starting them as long as it does for 2^26
+// products.
+constexpr int64_t kLeastCopiedKeys = 16, kLeastCopiedProducts = 1 << 27;
+
+// The arguments of a call on copies, as far as a plan asks for them.
+Problem copied(const Problem&, const Problem& problem) { return problem; }
+ForwardArgs copied(const ForwardArgs& args, const Problem& problem) {
+  ForwardArgs copies;
+  copies.problem = problem, copies.rpb = args.rpb;
+  return copies;
+}
+BackwardArgs copied(const BackwardArgs& args, const Problem& problem) {
+  BackwardArgs copies;
+  copies.forward = copied(args.forward, problem), copies.grad_rpb = args.grad_rpb;
+  return copies;
+}
+
+template <class Work>
+int64_t copies_of(const Work& work, const Facts& facts) {
+  Problem problem = problem_of(work);
+  int64_t keys = 1, tokens = 1;
+  for (int axis = 0; axis < kRank; ++axis) keys *= problem.kernel[axis], tokens *= problem.extent[axis];
+  const int64_t chunk = kVectorBytes / problem.element_bytes();
+  const int64_t head_dim = ceil_div(max_of(problem.head_dim, problem.head_dim_v), chunk) * chunk;
+  const int64_t sample = tokens * problem.heads * head_dim;  // elements
+  if (keys < kLeastCopiedKeys || sample >= INT64_C(1) << 31) return 0;
+  if (sample * keys < kLeastCopiedProducts / problem.batch) return 0;
+  problem.head_dim = problem.head_dim_v = head_dim;
+  return has_tensor_cores(choose(copied(work, problem), facts)) ? head_dim : 0;
+}
+
+}  // namespace
+
+int64_t copies_head_dim(const Problem& problem, const Facts& facts) { return copies_of(problem, facts); }
+int64_t copies_head_dim(const ForwardArgs& args, const Facts& facts) { return copies_of(args, facts); }
+int64_t copies_head_dim(const BackwardArgs& args, const Facts& facts) { return copies_of(args, facts); }
 
 bool runs_on(const std::string& built, int architecture) {
   std::stringstream list(built);

@@ -65,6 +65,14 @@ Variant explain(const Work& work, const Facts& facts) {
   return variant;
 }
 
+inline bool has_tensor_cores(Family family) { return family != Family::kSimt && family != Family::kNone; }
+
+// For what no tensor-core family takes as it is: the head_dim of copies, of all tensors alike and in rows of whole
+// 16-byte chunks, that one takes and that are worth making; 0 where there are none.
+int64_t copies_head_dim(const Problem& problem, const Facts& facts);
+int64_t copies_head_dim(const ForwardArgs& args, const Facts& facts);
+int64_t copies_head_dim(const BackwardArgs& args, const Facts& facts);
+
 // Largest power of two, up to 16, that divides the address and the strides (in bytes) of every tensor that is there.
 int vector_bytes(const ForwardArgs& args);
 int vector_bytes(const BackwardArgs& args);

@@ -104,7 +104,7 @@ def cuda_plan(
     only: str = ...,
     backward: bool = ...,
     tf32: bool = ...,
-) -> tuple[str, list[tuple[str, str]]]: ...
+) -> tuple[str, list[tuple[str, str]], int]: ...
 def cuda_runs_on(built: str, architecture: int) -> bool: ...
 
 # In builds with CUDA.
@@ -121,6 +121,7 @@ def cuda_forward(
     device: int,
     stream: int,
     tf32: bool,
+    copies: bool,
     query: Strided,
     key: Strided,
     value: Strided,
@@ -130,12 +131,13 @@ def cuda_forward(
     output: Strided,
     lse: Strided,
     /,
-) -> None: ...
+) -> int: ...
 def cuda_backward(
     problem: Problem,
     device: int,
     stream: int,
     tf32: bool,
+    copies: bool,
     query: Strided,
     key: Strided,
     value: Strided,
@@ -154,7 +156,7 @@ def cuda_backward(
     grad_additional_values: Strided,
     allocate: Callable[[int], int],
     /,
-) -> None: ...
+) -> int: ...
 def cuda_qk(
     problem: Problem,
     device: int,

@@ -195,6 +195,40 @@ def test_what_is_told_of_the_accesses(
     assert ("simt, 16 bytes at a time" in told) == ("simt, 16 bytes at a time" in reasons)
 
 
+def test_what_is_told_of_copies(machine: Any) -> None:
+    x = torch.zeros(256, 7, 7, 8, 31, dtype=torch.bfloat16)
+    problem = _problem.check(x, x, x, 7, 1, 1, False, None, None, None, None, None)
+    assert cuda.kernel_name(problem, x, x, x) == "dense, on aligned copies with head_dim 32"
+    assert dict(cuda.passed_over(problem, x, x, x)) == {
+        "dense": "it does not support head_dim not a multiple of 8",
+        "band": "it does not support head_dim not a multiple of 8",
+        "box": "it does not support head_dim not a multiple of 8",
+    }
+    machine.cuda_use_only("simt")
+    assert cuda.kernel_name(problem, x, x, x) == "simt"
+
+
+def test_on_copies(machine: Any) -> None:
+    """Tensors of odd widths that begin anywhere, on the tensor-core kernels: as aligned ones, to the bit."""
+    lead, heads, dims = (224, 7, 7), 8, (27, 27, 31)
+    room = torch.randn(3, 1 + 224 * 49 * heads * 32).to(torch.bfloat16)
+    q, k, v = (one[1 : 1 + 224 * 49 * heads * dim].view(*lead, heads, dim) for one, dim in zip(room, dims, strict=True))
+    rpb = torch.randn(heads, 13, 13)
+    settings = ([7, 7], [1, 1], [1, 1], [False, False], 0.2)
+    output, lse = cuda.na_forward(q, k, v, rpb, None, None, *settings)
+    grads = torch.randn_like(output), torch.randn_like(lse)
+    found = cuda.na_backward(*grads, q, k, v, rpb, None, None, output, lse, *settings)
+    machine.cuda_use_only("dense")
+    wide = [torch.nn.functional.pad(one, (0, 32 - one.shape[-1])).contiguous() for one in (q, k, v, output, grads[0])]
+    exact = cuda.na_forward(*wide[:3], rpb, None, None, *settings)
+    torch.testing.assert_close((output, lse), (exact[0][..., : dims[2]], exact[1]), rtol=0, atol=0)
+    wanted = cuda.na_backward(wide[4], grads[1], *wide[:3], rpb, None, None, wide[3], lse, *settings)
+    for one, other in zip(found[:4], wanted[:4], strict=True):
+        assert one.is_contiguous()
+        assert torch.equal(one, other[..., : one.shape[-1]])
+    assert machine.reports() == 0
+
+
 @pytest.fixture
 def _tf32_allowed() -> Iterator[None]:
     with natten_tf32.precision():

@@ -12,6 +12,7 @@ from torch import Tensor
 from natten_core import _loader
 from natten_core._problem import Problem, compute_dtype
 from natten_core._tracing import run_while_tracing
+from natten_core.backends._aligned import aligned, copy_back, room
 from natten_core.backends._handle import facts, hashable, kernels, make, span, spans_of_three
 
 NAME = "cuda"
@@ -117,7 +118,7 @@ def na_backward(
     call = _Call((query, key, value), rpb, (additional_keys, additional_values))
     shapes = (query.shape, key.shape, value.shape)
     settings = (kernel_size, stride, dilation, is_causal, scale)
-    more = call.backward(shapes, settings, output, lse, grad_output, grad_lse, [span(grad) for grad in grads])
+    more = call.backward(shapes, settings, output, lse, grad_output, grad_lse, grads)
     return *grads, *more
 
 
@@ -153,7 +154,7 @@ def na_qkvpacked_backward(
     grad_qkv = qkv.new_empty(qkv.shape)
     call = _Call((qkv,), rpb, (additional_keys, additional_values))
     shape = qkv.shape[:-3] + qkv.shape[-2:]
-    more = call.backward((shape,) * 3, settings, output, lse, grad_output, grad_lse, _three(grad_qkv))
+    more = call.backward((shape,) * 3, settings, output, lse, grad_output, grad_lse, (grad_qkv,))
     return grad_qkv, *more
 
 
@@ -196,28 +197,25 @@ class Kept:
 
 
 class _Call(Kept):
-    """What the kernels of attention read."""
+    """What the kernels of attention read: query, key and value, or the three in one, and what belongs to them."""
 
     def __init__(self, main: Sequence[Tensor], rpb: Tensor | None, additional: Sequence[Tensor | None]) -> None:
         super().__init__(main[0])
-        self.rpb, self.additional = rpb, additional
-        spans = _three(self.readable(main[0])) if len(main) == 1 else [self.span(one) for one in main]
-        bias = self.bias(rpb)
+        self.main, self.rpb, self.additional = main, rpb, additional
         self.shapes = (
             None if rpb is None else rpb.shape,
             *(None if tensor is None else tensor.shape for tensor in additional),
         )
         self.has_additional = self.shapes[1] is not None and self.shapes[1][1] > 0
-        more = (self.span(tensor) if self.has_additional and tensor is not None else None for tensor in additional)
-        self.spans = (*spans, bias, *more)
+        self.spans_of_bias = (self.bias(rpb), *(self._additional_span(tensor) for tensor in additional))
 
     def forward(self, shapes: Sequence[Any], settings: Sequence[Any], output: Tensor, lse: Tensor) -> None:
-        handle = make(self.dtype, *shapes, *self.shapes, *hashable(settings))
-        device = _device_of(self.like)
-        with _on(device):
-            kernels().cuda_forward(
-                handle, device, _stream(device), allows_tf32(self.dtype), *self.spans, span(output), span(lse)
-            )
+        head_dim = self._run_forward(self.main, shapes, settings, output, lse, False)
+        if head_dim:
+            copies = [aligned(tensor, head_dim) for tensor in _apart(self.main)]
+            wide = room(output, head_dim)
+            self._run_forward(copies, [copy.shape for copy in copies], settings, wide, lse, True)
+            copy_back(output, wide)
 
     def backward(
         self,
@@ -227,34 +225,93 @@ class _Call(Kept):
         lse: Tensor,
         grad_output: Tensor,
         grad_lse: Tensor | None,
-        grads: Sequence[tuple[int, ...] | None],
+        grads: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Fills what `grads` tell of; returns the gradients of rpb, additional keys and additional values."""
+        """Fills `grads`, which are as the main tensors; returns those of rpb, additional keys and additional values."""
         like, dtype, rpb = self.like, compute_dtype(self.dtype), self.rpb
         grad_rpb = like.new_empty(0 if rpb is None else rpb.shape, dtype=dtype)
         more = [like.new_empty(0 if tensor is None else tensor.shape) for tensor in self.additional]
         if like.numel():
-            handle = make(self.dtype, *shapes, *self.shapes, *hashable(settings))
-            device = _device_of(like)
-            with _on(device):
-                kernels().cuda_backward(
-                    handle,
-                    device,
-                    _stream(device),
-                    allows_tf32(self.dtype),
-                    *self.spans,
-                    self.span(output),
-                    span(lse),
-                    self.span(grad_output),
-                    None if grad_lse is None else span(self.keep(grad_lse.to(dtype))),
-                    *grads,
-                    0 if rpb is None else grad_rpb.data_ptr(),
-                    *(span(grad) if self.has_additional else None for grad in more),
-                    self.allocate,
-                )
+            results = (lse, None if grad_lse is None else self.keep(grad_lse.to(dtype)), grad_rpb, more)
+            head_dim = self._run_backward(self.main, shapes, settings, output, grad_output, grads, results, False)
+            if head_dim:
+                main = [aligned(tensor, head_dim) for tensor in _apart(self.main)]
+                wide = [room(tensor, head_dim) for tensor in main]
+                output, grad_output = aligned(output, head_dim), aligned(grad_output, head_dim)
+                wide_shapes = [copy.shape for copy in main]
+                self._run_backward(main, wide_shapes, settings, output, grad_output, wide, results, True)
+                for grad, copy in zip(_apart(grads), wide, strict=True):
+                    copy_back(grad, copy)
         else:
             grad_rpb.zero_()
         return grad_rpb if rpb is None else grad_rpb.to(rpb.dtype), more[0], more[1]
+
+    def _run_forward(
+        self,
+        main: Sequence[Tensor],
+        shapes: Sequence[Any],
+        settings: Sequence[Any],
+        output: Tensor,
+        lse: Tensor,
+        copies: bool,
+    ) -> int:
+        """Runs the kernels; or returns the head_dim of the copies that are worth making first."""
+        handle = make(self.dtype, *shapes, *self.shapes, *hashable(settings))
+        device = _device_of(self.like)
+        with _on(device):
+            head_dim: int = kernels().cuda_forward(
+                handle,
+                device,
+                _stream(device),
+                allows_tf32(self.dtype),
+                copies,
+                *self._spans(main),
+                *self.spans_of_bias,
+                span(output),
+                span(lse),
+            )
+        return head_dim
+
+    def _run_backward(
+        self,
+        main: Sequence[Tensor],
+        shapes: Sequence[Any],
+        settings: Sequence[Any],
+        output: Tensor,
+        grad_output: Tensor,
+        grads: Sequence[Tensor],
+        results: tuple[Tensor, Tensor | None, Tensor, Sequence[Tensor]],
+        copies: bool,
+    ) -> int:
+        """As `_run_forward`."""
+        lse, grad_lse, grad_rpb, more = results
+        handle = make(self.dtype, *shapes, *self.shapes, *hashable(settings))
+        device = _device_of(self.like)
+        with _on(device):
+            head_dim: int = kernels().cuda_backward(
+                handle,
+                device,
+                _stream(device),
+                allows_tf32(self.dtype),
+                copies,
+                *self._spans(main),
+                *self.spans_of_bias,
+                self.span(output),
+                span(lse),
+                self.span(grad_output),
+                span(grad_lse),
+                *self._spans(grads),
+                0 if self.rpb is None else grad_rpb.data_ptr(),
+                *(span(grad) if self.has_additional else None for grad in more),
+                self.allocate,
+            )
+        return head_dim
+
+    def _spans(self, main: Sequence[Tensor]) -> Sequence[tuple[int, ...] | None]:
+        return _three(self.readable(main[0])) if len(main) == 1 else [self.span(one) for one in main]
+
+    def _additional_span(self, tensor: Tensor | None) -> tuple[int, ...] | None:
+        return self.span(tensor) if self.has_additional and tensor is not None else None
 
 
 def _choice(problem: Problem, tensors: Sequence[Tensor]) -> Any:
@@ -279,3 +336,8 @@ def _stream(device: int) -> int:
 
 def _three(packed: Tensor) -> list[tuple[int, ...]]:
     return spans_of_three((packed.data_ptr(), *packed.stride()), packed.itemsize)
+
+
+def _apart(main: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Query, key and value, or their gradients, which are one tensor or three."""
+    return main[0].unbind(-3) if len(main) == 1 else main
