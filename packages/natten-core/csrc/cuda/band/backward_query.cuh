@@ -192,7 +192,7 @@ query_pass(const QueryPassParams<T> p) {
   if (Shape::kFixed) tile.map.kernel_y = 7;
   tile.table.set(
       tables + uint32_t(table_number<ByQueries>(map, part.x, warp, p.cut.tiles, Shape::kColumns)) * one_table, lane);
-  tile.scale_log2 = p.scale * kLog2e;
+  tile.scale_log2 = p.scale * dev::kLog2e;
   tile.has_grad = p.grad_rpb != nullptr;
   const uint32_t all_sums = tables + uint32_t(p.cut.tables) * one_table;
   const uint32_t one_sums = uint32_t(sums_bytes(map.kernel_y, map.kernel_x));
@@ -240,7 +240,7 @@ query_pass(const QueryPassParams<T> p) {
         const float delta = own_product<T>(q.grad, f.output[h], h, lane);
         q.delta[2 * h] = dev::shfl(number, (lane & 28) | 2 | h) - delta;
         q.delta[2 * h + 1] = distinct(q.delta[2 * h]);
-        q.lse[h] = dev::shfl(number, (lane & 28) | h) * -kLog2e;
+        q.lse[h] = dev::shfl(number, (lane & 28) | h) * -dev::kLog2e;
       }
       if (stored && y + (quad_lane >> 1) < map.length_y) {
         const float upper = lane & 1 ? q.delta[0] : q.lse[0], lower = lane & 1 ? q.delta[2] : q.lse[1];

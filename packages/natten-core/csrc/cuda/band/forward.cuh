@@ -15,8 +15,6 @@
 
 namespace natten_core::cuda::band {
 
-constexpr float kLn2 = 0.6931471805599453f;
-
 // Kernels of up to K (odd) rows and 8 * kTiles - 7 columns.
 template <class T, int K, int D>
 struct ForwardShape {
@@ -243,7 +241,7 @@ forward_kernel(const ForwardParams<T> p) {
       tables + uint32_t(table_of(map, part.x, warp, Shape::kColumns) * Shape::Table::kBytes + lane * 8),
       lane,
       map.kernel_y,
-      p.scale * kLog2e};
+      p.scale * dev::kLog2e};
   const Steps query_steps(p.query, p.cut), output_steps(p.output, p.cut), lse_steps(p.lse, p.cut);
   // The lane's column of the first sample; they move down the rows, and on to the next sample.
   const T* query = p.query.of(part.batch, head) + query_steps.at(part, part.y, query_x);
@@ -276,7 +274,7 @@ forward_kernel(const ForwardParams<T> p) {
         to_row<T, D>(words, state.output, h, inverse, quad_lane);
         if (stored && y + h < map.length_y) {
           store_row<kHalves<T, D>>(output, words, p.head_dim, quad_lane);
-          if (quad_lane == 0) dev::stg(lse, state.maximum[h] * p.scale + dev::lg2(sum) * kLn2);
+          if (quad_lane == 0) dev::stg(lse, state.maximum[h] * p.scale + dev::lg2(sum) * dev::kLn2);
         }
         output += output_steps.y, lse += lse_steps.y;
       }

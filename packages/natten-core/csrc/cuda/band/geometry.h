@@ -13,7 +13,6 @@ namespace natten_core::cuda::band {
 
 constexpr int kTileX = 8;     // query columns of a warp
 constexpr int kTileY = 2;     // query rows of a warp
-constexpr float kLog2e = 1.4426950408889634f;
 // Steps by which the forward's copies run ahead. Rows of tf32 are twice as long: with one step they leave shared memory
 // for a strip of 56 columns on sm_80 too.
 constexpr int ahead(int element_bytes) { return element_bytes == 2 ? 2 : 1; }

@@ -70,14 +70,12 @@ int64_t bias_entries(const Problem& problem) {
   return (2 * problem.kernel[kZ] - 1) * (2 * problem.kernel[kY] - 1) * (2 * problem.kernel[kX] - 1);
 }
 
-bool is_empty(const Problem& problem) { return problem.heads == 0 || maps_of(problem) == 0; }
-
 }  // namespace
 
 void forward(const ForwardArgs& args, const Launch& launch) {
   const Problem& problem = args.problem;
   check(unsupported(args, launch.architecture));
-  if (is_empty(problem)) return;
+  if (problem.is_empty()) return;
   ForwardParams params = params_of(args);
   const Size size = size_of(problem);
   const int row_bytes = size.dim * bytes_of(problem), resident = row_bytes == 64 ? 4 : row_bytes == 128 ? 3 : 2;
@@ -87,14 +85,14 @@ void forward(const ForwardArgs& args, const Launch& launch) {
 
 size_t backward_workspace(const BackwardArgs& args) {
   const Problem& problem = args.forward.problem;
-  if (!args.grad_rpb || is_empty(problem)) return 0;
+  if (!args.grad_rpb || problem.is_empty()) return 0;
   return static_cast<size_t>(backward_chunks(problem) * problem.heads * bias_entries(problem)) * sizeof(float);
 }
 
 void backward(const BackwardArgs& args, void* workspace, const Launch& launch) {
   const Problem& problem = args.forward.problem;
   check(unsupported(args, launch.architecture));
-  if (is_empty(problem)) return;
+  if (problem.is_empty()) return;
   BackwardParams params = {};
   params.forward = params_of(args.forward);
   params.forward.geometry.chunks = backward_chunks(problem);

@@ -1,6 +1,9 @@
 // Where and how a kernel is started. Plain C++: any file may include it.
 #pragma once
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <stdexcept>
 
 namespace natten_core::cuda {
@@ -22,6 +25,14 @@ constexpr int shared_limit(int architecture) {
          : architecture == 80 || architecture == 87 ? 163 * 1024
          : architecture >= 80                       ? 99 * 1024
                                                     : 64 * 1024;
+}
+
+// Scratch for whichever device needs most, by an architecture for each limit of shared memory.
+template <class Bytes>
+size_t most_bytes(const Bytes& bytes_on) {
+  int64_t most = 0;
+  for (int architecture : {80, 86, 90}) most = std::max<int64_t>(most, bytes_on(architecture));
+  return static_cast<size_t>(most);
 }
 
 }  // namespace natten_core::cuda
