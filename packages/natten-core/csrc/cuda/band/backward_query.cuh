@@ -20,10 +20,13 @@ struct QueryShape {
   static constexpr bool kFixed = kFixed_;
   static constexpr int kColumns = kTiles * 8;
   static constexpr int kRows = kFixed ? 8 : 0;
-  static constexpr int kBlocks = backward_warps(kHalves, kTiles) == 16 ? 2 : 1;
   static constexpr bool kAhead = kHalves <= 64;  // the queries of a step are fetched at the end of the one before
   using Table = BackwardTable<kTiles>;
   using Sums = BiasSums<kTiles>;
+
+  static constexpr int blocks(int limit) {
+    return (kFixed ? fixed_query_warps(kHalves, limit) : backward_warps(kHalves, kTiles)) == 16 ? 2 : 1;
+  }
 };
 
 // What the lanes of a warp know of its tile.
@@ -154,7 +157,7 @@ DEV_FN float* block_grad_rpb(const QueryPassParams<T>& p) {
 }
 
 template <class T, class Shape, int D>
-DEV_KERNEL((kMaxTiles + 1) * 32, Shape::kBlocks)
+DEV_KERNEL((kMaxTiles + 1) * 32, Shape::blocks(kSharedLimit))
 query_pass(const QueryPassParams<T> p) {
   const int head = int(blockIdx.x);
   const Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));

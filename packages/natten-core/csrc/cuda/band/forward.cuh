@@ -28,11 +28,15 @@ struct ForwardShape {
   static constexpr int kMaxRows = (D <= 64 ? 16 : 8) / kTiles / 2 * 2;
   static constexpr int kChunks = (kKeyRows + kMaxRows - 1) / kMaxRows;
   static constexpr int kChunkRows = (kKeyRows / 2 + kChunks - 1) / kChunks * 2;
-  static constexpr int kBlocks = kHalves<T, D> <= 32 && K <= 7 ? 2 : 1;  // of a multiprocessor, at least
   using Table = BiasTable<K, kTiles>;
 
-  static int shared_bytes(const Cut& cut) {
-    return 2 * kSlots * cut.shared_columns * kRowBytes<T, D> + cut.tables * Table::kBytes + kSignalBytes;
+  static constexpr int shared_bytes(int columns, int tables) {
+    return 2 * kSlots * columns * kRowBytes<T, D> + tables * Table::kBytes + kSignalBytes;
+  }
+  // Of a multiprocessor, at least: see share_registers.
+  static constexpr int blocks(int limit) {
+    if (kHalves<T, D> > 32 || K > 7) return 1;
+    return share_registers(limit, shared_bytes((kSharers - 1) * kTileX + kColumns, 1)) ? 2 : 1;
   }
 };
 
@@ -179,7 +183,7 @@ DEV_FN void prefetch_queries(const ForwardParams<T>& p, const Part& part, const 
 }
 
 template <class T, int K, int D>
-DEV_KERNEL((kMaxTiles + 1) * 32, ForwardShape<T, K, D>::kBlocks)
+DEV_KERNEL((kMaxTiles + 1) * 32, ForwardShape<T, K, D>::blocks(kSharedLimit))
 forward_kernel(const ForwardParams<T> p) {
   using Shape = ForwardShape<T, K, D>;
   const int head = int(blockIdx.x), key_head = head / p.group;

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "cuda/device/launch.h"
 #include "natten_core/neighborhood.h"
 
 namespace natten_core::cuda::band {
@@ -18,6 +19,12 @@ constexpr int kTileY = 2;     // query rows of a warp
 constexpr int ahead(int element_bytes) { return element_bytes == 2 ? 2 : 1; }
 constexpr int kSignalStages = 4, kSignalBytes = kSignalStages * 16;  // see signals.h
 constexpr int kMaxTiles = 7;  // column tiles of a block, whose eighth warp loads
+
+// Whether kernels should take no more than 128 registers, so that a multiprocessor has room for two blocks: not where
+// its shared memory does not hold two strips of kSharers tiles, of so many bytes. Of narrower ones, with up to four
+// warps, registers hold two in any case.
+constexpr int kSharers = 4;
+constexpr bool share_registers(int limit, int strip_bytes) { return blocks_in(limit, strip_bytes) > 1; }
 
 // One plain map: the residue map of a dilation group. Positions, not coordinates.
 struct Map {

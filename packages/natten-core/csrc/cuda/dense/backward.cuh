@@ -114,7 +114,7 @@ DEV_FN void backward_keys(const Scores<T>& scores, int matrix, uint32_t factor, 
 }
 
 template <class T, int kDim, int kKeyTiles, bool kBias>
-DEV_KERNEL(kThreads, BackwardShape<T, kDim>::kBlocks)
+DEV_KERNEL(kThreads, BackwardShape<T, kDim>::blocks(kSharedLimit))
 backward_kernel(BackwardParams p) {
   using Shape = BackwardShape<T, kDim>;
   constexpr int kStages = Shape::kStages, kTile = kTileBytes<T, kDim>, kBytes = kRowBytes<T, kDim>;

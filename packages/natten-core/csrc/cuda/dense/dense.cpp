@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cuda/dense/kernels.h"
+#include "cuda/dense/shape.h"
 #include "cuda/device/types.h"
 
 namespace natten_core::cuda::dense {
@@ -39,6 +40,13 @@ void with_type(const Problem& problem, const Work& work) {
   if (problem.dtype == DType::kBFloat16) return work(dev::bf16{});
   if (problem.dtype == DType::kFloat16) return work(dev::half{});
   work(dev::tf32{});
+}
+
+// That a multiprocessor holds at a time.
+template <class T>
+int forward_blocks(int dim, int limit) {
+  if (dim == 32) return ForwardShape<T, 32>::blocks(limit);
+  return dim == 64 ? ForwardShape<T, 64>::blocks(limit) : ForwardShape<T, 128>::blocks(limit);
 }
 
 ForwardParams params_of(const ForwardArgs& args) {
@@ -78,9 +86,12 @@ void forward(const ForwardArgs& args, const Launch& launch) {
   if (problem.is_empty()) return;
   ForwardParams params = params_of(args);
   const Size size = size_of(problem);
-  const int row_bytes = size.dim * bytes_of(problem), resident = row_bytes == 64 ? 4 : row_bytes == 128 ? 3 : 2;
-  params.geometry.chunks = chunks_of(problem, int64_t{launch.multiprocessors} * resident);
-  with_type(problem, [&](auto type) { run_forward<decltype(type)>(params, size, launch); });
+  with_type(problem, [&](auto type) {
+    using T = decltype(type);
+    const int resident = forward_blocks<T>(size.dim, shared_limit(launch.architecture));
+    params.geometry.chunks = chunks_of(problem, int64_t{launch.multiprocessors} * resident);
+    run_forward<T>(params, size, launch);
+  });
 }
 
 size_t backward_workspace(const BackwardArgs& args) {

@@ -71,7 +71,7 @@ DEV_FN void forward_map(const ForwardParams& p, const float (&table)[kKeyTiles][
 }
 
 template <class T, int kDim, int kKeyTiles>
-DEV_KERNEL(kThreads, ForwardShape<T, kDim>::kBlocks)
+DEV_KERNEL(kThreads, ForwardShape<T, kDim>::blocks(kSharedLimit))
 forward_kernel(ForwardParams p) {
   using Shape = ForwardShape<T, kDim>;
   constexpr int kStages = Shape::kStages, kTile = kTileBytes<T, kDim>, kBytes = kRowBytes<T, kDim>;
