@@ -33,10 +33,10 @@ struct ForwardShape {
   static constexpr int shared_bytes(int columns, int tables) {
     return 2 * kSlots * columns * kRowBytes<T, D> + tables * Table::kBytes + kSignalBytes;
   }
+  static constexpr bool kSmall = kHalves<T, D> <= 32 && K <= 7;  // does with 128 registers; left alone, takes up to 168
   // Of a multiprocessor, at least: see share_registers.
   static constexpr int blocks(int limit) {
-    if (kHalves<T, D> > 32 || K > 7) return 1;
-    return share_registers(limit, shared_bytes((kSharers - 1) * kTileX + kColumns, 1)) ? 2 : 1;
+    return kSmall && share_registers(limit, shared_bytes((kSharers - 1) * kTileX + kColumns, 1)) ? 2 : 1;
   }
 };
 

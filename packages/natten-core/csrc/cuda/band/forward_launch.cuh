@@ -20,7 +20,8 @@ void start_forward(const ForwardArgs& args, const Launch& launch) {
     if (shared <= limit) break;
   }
   // Blocks of a multiprocessor: by shared memory, and by registers, which warps get in fours.
-  const int warps = int(ceil_div(p.cut.tiles + 1, 4)) * 4, registers = Shape::blocks(limit) == 2 ? 128 : 256;
+  const int registers = Shape::blocks(limit) == 2 ? 128 : Shape::kSmall ? 168 : 256;
+  const int warps = int(ceil_div(p.cut.tiles + 1, 4)) * 4;
   const int64_t resident = min_of(blocks_in(limit, shared), 65536 / (warps * 32 * registers));
   fill_device(p.cut, problem, launch.multiprocessors * resident);
   p.query = view<const T>(args.query), p.key = view<const T>(args.key), p.value = view<const T>(args.value);
