@@ -155,7 +155,8 @@ def sanitize(session: nox.Session) -> None:
 @nox.session
 def cuda_resources(session: nox.Session) -> None:
     """Registers, spills and shared memory of every CUDA kernel, from nvcc; unlisted spills are a failure."""
-    run(session, sys.executable, "ci/cuda_resources.py", *session.posargs)
+    default = ["--arch", "all"] if CUDA_ARCHITECTURES == "all" else []
+    run(session, sys.executable, "ci/cuda_resources.py", *(session.posargs or default))
 
 
 @nox.session

@@ -126,10 +126,13 @@ def test_resources_of_cuda_kernels(ci_script) -> None:
 
 def test_spills_that_are_allowed(ci_script) -> None:
     resources = ci_script("cuda_resources")
-    assert resources.allowed("simt::reduce_kernel<float>") == 0
-    assert resources.allowed("band::forward_kernel<bf16, 7, 32>") > 0
-    assert resources.allowed("band::forward_kernel<bf16, 7, 32>::other") == 0
-    assert all(spilled > 0 and reason for _, spilled, reason in resources.ALLOWED)
+    assert resources.allowed("simt::reduce_kernel<float>", "sm_90") == 0
+    assert resources.allowed("band::forward_kernel<bf16, 7, 32>", "sm_90") > 0
+    assert resources.allowed("band::forward_kernel<bf16, 7, 32>", "sm_86") == 0
+    assert resources.allowed("band::forward_kernel<bf16, 7, 32>::other", "sm_90") == 0
+    for _, limits, reason in resources.ALLOWED:
+        assert reason
+        assert all(spilled > 0 and str(arch) in resources.WHEEL for arch, spilled in limits.items())
 
 
 def test_spills_in_what_a_build_has_said(ci_script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,6 +142,15 @@ def test_spills_in_what_a_build_has_said(ci_script, tmp_path: Path, capsys: pyte
     said = capsys.readouterr().out
     assert "2 kernels, at most 255 registers, 1 spill" in said
     assert "spills 20 bytes, 0 allowed: sm_90 second" in said
+    assert "no kernels for" not in said
+
+
+def test_architectures_that_a_build_has_left_out(ci_script, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = tmp_path / "build.txt"
+    log.write_text(PTXAS.split("ptxas info    : Compiling entry function '_Z6secondv'")[0])
+    assert ci_script("cuda_resources").main(["--log", str(log), "--arch", "90"]) == 0
+    assert ci_script("cuda_resources").main(["--log", str(log), "--arch", "80", "90"]) == 1
+    assert f"no kernels for sm_80 in {log}" in capsys.readouterr().out
 
 
 def test_the_page_of_the_models_is_up_to_date(ci_script) -> None:

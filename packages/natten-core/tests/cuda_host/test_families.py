@@ -96,10 +96,10 @@ def test_gradient_of_the_output_alone(family: str, case: Case, dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_a_device_with_little_shared_memory(dtype: torch.dtype) -> None:
-    """The box kernels have one plane at a time in shared memory where two do not fit."""
-    case = NAMED["x-3d-large"]
-    hold("box", case, dtype, run("box", case, dtype, options=Options(architecture=86)))
+@pytest.mark.parametrize(("family", "name"), [("box", "x-3d-large"), ("band", "b-28"), ("dense", "d-many-maps")])
+def test_a_device_with_little_shared_memory(family: str, name: str, dtype: torch.dtype) -> None:
+    """One plane at a time in shared memory where two do not fit, narrower strips, and fewer blocks."""
+    hold(family, NAMED[name], dtype, run(family, NAMED[name], dtype, options=Options(architecture=86)))
 
 
 FAR = [

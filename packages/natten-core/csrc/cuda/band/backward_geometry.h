@@ -58,8 +58,8 @@ NATTEN_INLINE int table_number(const Map& map, int x, int tile, int tiles, int c
 
 // Shared memory of the backward kernels, in bytes: a table of biases (backward_table.h) and the sums of its gradient of
 // one warp (backward_bias.h), for n-tiles of 8 columns.
-NATTEN_INLINE int table_rows(int kernel_y) { return 2 * kernel_y; }
-NATTEN_INLINE int table_bytes(int kernel_y, int tiles) { return table_rows(kernel_y) * tiles * 32 * 8; }
+NATTEN_INLINE constexpr int table_rows(int kernel_y) { return 2 * kernel_y; }
+NATTEN_INLINE constexpr int table_bytes(int kernel_y, int tiles) { return table_rows(kernel_y) * tiles * 32 * 8; }
 constexpr int kScratchColumns = 24;  // of a query column: 4 of them fill the banks
 constexpr int kScratchNext = 8 * kScratchColumns + 16;
 constexpr int kScratch = kScratchNext + 8 * kScratchColumns;
@@ -69,6 +69,12 @@ NATTEN_INLINE int sums_bytes(int kernel_y, int kernel_x) {
 
 // Warps of a multiprocessor that the registers of the backward kernels allow, for rows of so many 16-bit elements.
 constexpr int backward_warps(int halves, int tiles) { return halves > 32 ? 8 : tiles == 2 ? 16 : 12; }
+
+// Likewise of the query-major pass for 7 rows, whose ring has 10 slots: see share_registers.
+constexpr int fixed_query_warps(int halves, int limit) {
+  const int columns = (kSharers - 1) * kTileX + 16, strip = 10 * columns * halves * 4 + table_bytes(7, 2);
+  return halves <= 32 && share_registers(limit, strip) ? 16 : 8;
+}
 
 // Where the key tiles must begin for none to need more than `columns` query columns: 0 to -7; 1 if that is impossible.
 inline int key_origin(const Map& map, int columns) {

@@ -240,7 +240,7 @@ key_pass(const KeyPassParams<T> p) {
            RowOffsets<kHalves<T, D>>(query_x - first + group, quad_lane),
            ColumnOffsets<T, D>(query_x - first, lane),
            statistics + uint32_t((query_x - first + quad_lane * 2) * 4),
-           p.scale * kLog2e,
+           p.scale * dev::kLog2e,
            map,
            {}};
   tile.table.set(tables + uint32_t(table_number<ByKeys>(map, part.x, warp, p.cut.tiles, Shape::kColumns)) * one_table,

@@ -57,17 +57,16 @@ int set_strips(PassPlan& plan, int most, int column_bytes, int tile_bytes) {
   return all;
 }
 
-// Chooses the strips by which a multiprocessor has the most warps at work; the wider of two that are alike. Where no
-// strip fits, `shared` stays above the limit.
+// Chooses the strips by which a multiprocessor has the most warps at work, of the `warps` that registers allow, one of
+// each block loading; the wider of two that are alike. Where no strip fits, `shared` stays above the limit.
 template <class By>
-void choose_strips(PassPlan& plan, int row_bytes, int column_bytes, int tile_bytes, int limit) {
-  const int warps = backward_warps(row_bytes / 2, plan.tiles);  // a block has one that loads
+void choose_strips(PassPlan& plan, int warps, int column_bytes, int tile_bytes, int limit) {
   int64_t best_score = -1;
   int best = 1;
   for (int most = kMaxTiles; most > 0; --most) {
     const int all = set_strips<By>(plan, most, column_bytes, tile_bytes);
     if (plan.shared > limit) continue;
-    const int64_t resident = min_of(warps / (plan.cut.tiles + 1), (limit + 1024) / (plan.shared + 1024));
+    const int64_t resident = min_of(warps / (plan.cut.tiles + 1), blocks_in(limit, plan.shared));
     const int64_t score = 1000 * resident * all / plan.cut.strips;  // strips have idle warps
     if (score > best_score) best_score = score, best = most, plan.resident = int(resident);
   }
@@ -102,7 +101,9 @@ inline PassPlan plan_query_pass(const Problem& problem, bool has_bias, int limit
   plan.cut = cut_of(problem, plan.tiles * 8);
   plan.slots = kernel_y + 1 + kTileY;
   const int row_bytes = padded_bytes(problem);
-  choose_strips<ByQueries>(plan, row_bytes, row_bytes * 2, has_bias ? sums_bytes(kernel_y, kernel_x) : 0, limit);
+  const int halves = row_bytes / 2;
+  const int warps = is_fixed(problem) ? fixed_query_warps(halves, limit) : backward_warps(halves, plan.tiles);
+  choose_strips<ByQueries>(plan, warps, row_bytes * 2, has_bias ? sums_bytes(kernel_y, kernel_x) : 0, limit);
   return plan;
 }
 
@@ -127,7 +128,7 @@ inline PassPlan plan_key_pass(const Problem& problem, int limit) {
       plan.slots = int(max_of(plan.slots, seen_end_y(map, y) - seen_begin_y(map, y)));
   }
   const int row_bytes = padded_bytes(problem);
-  choose_strips<ByKeys>(plan, row_bytes, row_bytes * 2 + 8, 0, limit);
+  choose_strips<ByKeys>(plan, backward_warps(row_bytes / 2, plan.tiles), row_bytes * 2 + 8, 0, limit);
   return plan;
 }
 

@@ -20,10 +20,13 @@ struct QueryShape {
   static constexpr bool kFixed = kFixed_;
   static constexpr int kColumns = kTiles * 8;
   static constexpr int kRows = kFixed ? 8 : 0;
-  static constexpr int kBlocks = backward_warps(kHalves, kTiles) == 16 ? 2 : 1;
   static constexpr bool kAhead = kHalves <= 64;  // the queries of a step are fetched at the end of the one before
   using Table = BackwardTable<kTiles>;
   using Sums = BiasSums<kTiles>;
+
+  static constexpr int blocks(int limit) {
+    return (kFixed ? fixed_query_warps(kHalves, limit) : backward_warps(kHalves, kTiles)) == 16 ? 2 : 1;
+  }
 };
 
 // What the lanes of a warp know of its tile.
@@ -154,7 +157,7 @@ DEV_FN float* block_grad_rpb(const QueryPassParams<T>& p) {
 }
 
 template <class T, class Shape, int D>
-DEV_KERNEL((kMaxTiles + 1) * 32, Shape::kBlocks)
+DEV_KERNEL((kMaxTiles + 1) * 32, Shape::blocks(kSharedLimit))
 query_pass(const QueryPassParams<T> p) {
   const int head = int(blockIdx.x);
   const Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
@@ -192,7 +195,7 @@ query_pass(const QueryPassParams<T> p) {
   if (Shape::kFixed) tile.map.kernel_y = 7;
   tile.table.set(
       tables + uint32_t(table_number<ByQueries>(map, part.x, warp, p.cut.tiles, Shape::kColumns)) * one_table, lane);
-  tile.scale_log2 = p.scale * kLog2e;
+  tile.scale_log2 = p.scale * dev::kLog2e;
   tile.has_grad = p.grad_rpb != nullptr;
   const uint32_t all_sums = tables + uint32_t(p.cut.tables) * one_table;
   const uint32_t one_sums = uint32_t(sums_bytes(map.kernel_y, map.kernel_x));
@@ -240,7 +243,7 @@ query_pass(const QueryPassParams<T> p) {
         const float delta = own_product<T>(q.grad, f.output[h], h, lane);
         q.delta[2 * h] = dev::shfl(number, (lane & 28) | 2 | h) - delta;
         q.delta[2 * h + 1] = distinct(q.delta[2 * h]);
-        q.lse[h] = dev::shfl(number, (lane & 28) | h) * -kLog2e;
+        q.lse[h] = dev::shfl(number, (lane & 28) | h) * -dev::kLog2e;
       }
       if (stored && y + (quad_lane >> 1) < map.length_y) {
         const float upper = lane & 1 ? q.delta[0] : q.lse[0], lower = lane & 1 ? q.delta[2] : q.lse[1];

@@ -21,8 +21,6 @@ void check(const Problem& problem, const Launch& launch) {
 template <int D>
 using Dim = std::integral_constant<int, D>;
 
-bool is_empty(const Problem& problem) { return problem.batch == 0 || problem.heads == 0; }
-
 // Calls `run` with the element type of the kernels and the head_dim that they are made for.
 template <class Run>
 void for_kernels(const Problem& problem, const Run& run) {
@@ -44,22 +42,19 @@ void for_kernels(const Problem& problem, const Run& run) {
 
 void forward(const ForwardArgs& args, const Launch& launch) {
   check(args.problem, launch);
-  if (is_empty(args.problem)) return;
+  if (args.problem.is_empty()) return;
   for_kernels(args.problem, [&](auto element, auto dim) { forward_dim<decltype(element), dim>(args, launch); });
 }
 
 size_t backward_workspace(const BackwardArgs& args) {
-  if (is_empty(args.forward.problem)) return 0;
-  int64_t bytes = 0;  // of whichever device needs most
-  for (int architecture : {80, 86, 90})  // of every limit of shared memory
-    bytes = max_of(bytes, plan_backward(args, shared_limit(architecture), 1).bytes);
-  return size_t(bytes);
+  if (args.forward.problem.is_empty()) return 0;
+  return most_bytes([&](int architecture) { return plan_backward(args, shared_limit(architecture), 1).bytes; });
 }
 
 void backward(const BackwardArgs& args, void* workspace, const Launch& launch) {
   const Problem& problem = args.forward.problem;
   check(problem, launch);
-  if (is_empty(problem)) return;
+  if (problem.is_empty()) return;
   const BackwardPlan plan = plan_backward(args, shared_limit(launch.architecture), launch.multiprocessors);
   for_kernels(problem, [&](auto element, auto dim) {
     query_pass_dim<decltype(element), dim>(args, plan, workspace, launch);  // finds what the other reads

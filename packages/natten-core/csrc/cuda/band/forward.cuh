@@ -15,8 +15,6 @@
 
 namespace natten_core::cuda::band {
 
-constexpr float kLn2 = 0.6931471805599453f;
-
 // Kernels of up to K (odd) rows and 8 * kTiles - 7 columns.
 template <class T, int K, int D>
 struct ForwardShape {
@@ -30,11 +28,15 @@ struct ForwardShape {
   static constexpr int kMaxRows = (D <= 64 ? 16 : 8) / kTiles / 2 * 2;
   static constexpr int kChunks = (kKeyRows + kMaxRows - 1) / kMaxRows;
   static constexpr int kChunkRows = (kKeyRows / 2 + kChunks - 1) / kChunks * 2;
-  static constexpr int kBlocks = kHalves<T, D> <= 32 && K <= 7 ? 2 : 1;  // of a multiprocessor, at least
   using Table = BiasTable<K, kTiles>;
 
-  static int shared_bytes(const Cut& cut) {
-    return 2 * kSlots * cut.shared_columns * kRowBytes<T, D> + cut.tables * Table::kBytes + kSignalBytes;
+  static constexpr int shared_bytes(int columns, int tables) {
+    return 2 * kSlots * columns * kRowBytes<T, D> + tables * Table::kBytes + kSignalBytes;
+  }
+  static constexpr bool kSmall = kHalves<T, D> <= 32 && K <= 7;  // does with 128 registers; left alone, takes up to 168
+  // Of a multiprocessor, at least: see share_registers.
+  static constexpr int blocks(int limit) {
+    return kSmall && share_registers(limit, shared_bytes((kSharers - 1) * kTileX + kColumns, 1)) ? 2 : 1;
   }
 };
 
@@ -181,7 +183,7 @@ DEV_FN void prefetch_queries(const ForwardParams<T>& p, const Part& part, const 
 }
 
 template <class T, int K, int D>
-DEV_KERNEL((kMaxTiles + 1) * 32, ForwardShape<T, K, D>::kBlocks)
+DEV_KERNEL((kMaxTiles + 1) * 32, ForwardShape<T, K, D>::blocks(kSharedLimit))
 forward_kernel(const ForwardParams<T> p) {
   using Shape = ForwardShape<T, K, D>;
   const int head = int(blockIdx.x), key_head = head / p.group;
@@ -243,7 +245,7 @@ forward_kernel(const ForwardParams<T> p) {
       tables + uint32_t(table_of(map, part.x, warp, Shape::kColumns) * Shape::Table::kBytes + lane * 8),
       lane,
       map.kernel_y,
-      p.scale * kLog2e};
+      p.scale * dev::kLog2e};
   const Steps query_steps(p.query, p.cut), output_steps(p.output, p.cut), lse_steps(p.lse, p.cut);
   // The lane's column of the first sample; they move down the rows, and on to the next sample.
   const T* query = p.query.of(part.batch, head) + query_steps.at(part, part.y, query_x);
@@ -276,7 +278,7 @@ forward_kernel(const ForwardParams<T> p) {
         to_row<T, D>(words, state.output, h, inverse, quad_lane);
         if (stored && y + h < map.length_y) {
           store_row<kHalves<T, D>>(output, words, p.head_dim, quad_lane);
-          if (quad_lane == 0) dev::stg(lse, state.maximum[h] * p.scale + dev::lg2(sum) * kLn2);
+          if (quad_lane == 0) dev::stg(lse, state.maximum[h] * p.scale + dev::lg2(sum) * dev::kLn2);
         }
         output += output_steps.y, lse += lse_steps.y;
       }

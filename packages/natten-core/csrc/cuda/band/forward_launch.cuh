@@ -12,18 +12,18 @@ void start_forward(const ForwardArgs& args, const Launch& launch) {
   using Shape = ForwardShape<T, K, D>;
   const Problem& problem = args.problem;
   ForwardParams<T> p;
+  const int limit = shared_limit(launch.architecture);
   int shared = 0;
   for (int most = kMaxTiles; most > 0; --most) {
     p.cut = cut_of(problem, Shape::kColumns, most);
-    shared = Shape::shared_bytes(p.cut);
-    if (shared <= shared_limit(launch.architecture)) break;
+    shared = Shape::shared_bytes(p.cut.shared_columns, p.cut.tables);
+    if (shared <= limit) break;
   }
-  // Blocks of a multiprocessor: by shared memory, of which each takes 1 KiB more, and by registers, which warps get in
-  // fours.
-  const int warps = int(ceil_div(p.cut.tiles + 1, 4)) * 4, registers = Shape::kBlocks == 2 ? 128 : 256;
-  const int64_t memory = shared_limit(launch.architecture) + 1024, by_memory = memory / (shared + 1024);
-  const int64_t resident = min_of(by_memory, 65536 / (warps * 32 * registers));
-  fill_device(p.cut, problem, launch.multiprocessors * max_of(resident, 1));
+  // Blocks of a multiprocessor: by shared memory, and by registers, which warps get in fours.
+  const int registers = Shape::blocks(limit) == 2 ? 128 : Shape::kSmall ? 168 : 256;
+  const int warps = int(ceil_div(p.cut.tiles + 1, 4)) * 4;
+  const int64_t resident = min_of(blocks_in(limit, shared), 65536 / (warps * 32 * registers));
+  fill_device(p.cut, problem, launch.multiprocessors * resident);
   p.query = view<const T>(args.query), p.key = view<const T>(args.key), p.value = view<const T>(args.value);
   p.output = view<T>(args.output), p.lse = view<float>(args.lse);
   p.rpb = static_cast<const float*>(args.rpb);

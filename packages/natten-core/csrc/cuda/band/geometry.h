@@ -7,18 +7,24 @@
 
 #include <cstdint>
 
+#include "cuda/device/launch.h"
 #include "natten_core/neighborhood.h"
 
 namespace natten_core::cuda::band {
 
 constexpr int kTileX = 8;     // query columns of a warp
 constexpr int kTileY = 2;     // query rows of a warp
-constexpr float kLog2e = 1.4426950408889634f;
 // Steps by which the forward's copies run ahead. Rows of tf32 are twice as long: with one step they leave shared memory
 // for a strip of 56 columns on sm_80 too.
 constexpr int ahead(int element_bytes) { return element_bytes == 2 ? 2 : 1; }
 constexpr int kSignalStages = 4, kSignalBytes = kSignalStages * 16;  // see signals.h
 constexpr int kMaxTiles = 7;  // column tiles of a block, whose eighth warp loads
+
+// Whether kernels should take no more than 128 registers, so that a multiprocessor has room for two blocks: not where
+// its shared memory does not hold two strips of kSharers tiles, of so many bytes. Of narrower ones, with up to four
+// warps, registers hold two in any case.
+constexpr int kSharers = 4;
+constexpr bool share_registers(int limit, int strip_bytes) { return blocks_in(limit, strip_bytes) > 1; }
 
 // One plain map: the residue map of a dilation group. Positions, not coordinates.
 struct Map {

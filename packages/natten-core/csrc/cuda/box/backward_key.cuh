@@ -139,7 +139,7 @@ key_pass(const KeyPassParams<T> p) {
                  table,
                  bias_row_bytes(map.kernel[kX]),
                  uint32_t(stages.columns * 4),
-                 p.scale * band::kLog2e};
+                 p.scale * dev::kLog2e};
 
   int step = 0;
   for (int unit = part.unit; unit < part.unit_end; ++unit) {

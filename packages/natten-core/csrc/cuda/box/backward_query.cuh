@@ -118,7 +118,7 @@ query_pass(const QueryPassParams<T> p) {
                           shift,
                           shift == 0 && relative_row > 0,
                           p.grad_rpb != nullptr,
-                          p.scale * band::kLog2e};
+                          p.scale * dev::kLog2e};
   const uint32_t all_sums = block.end(map.kernel), one_sums = uint32_t(sums_bytes(map.kernel));
   if (tile.has_grad) {
     const uint32_t own = all_sums + uint32_t(warp) * one_sums;
@@ -146,7 +146,7 @@ query_pass(const QueryPassParams<T> p) {
     for (int h = 0; h < 2; ++h) {
       q.delta[2 * h] = grad_lse[h] - band::own_product<T, D>(q.grad, output[h], h, lane);
       q.delta[2 * h + 1] = band::distinct(q.delta[2 * h]);
-      q.lse[h] = lse[h] * -band::kLog2e;
+      q.lse[h] = lse[h] * -dev::kLog2e;
     }
     // Of a quad's lanes each writes one of the four numbers.
     const bool lower = quad_lane & 2;

@@ -17,8 +17,6 @@ void check(const char* reason) {
   if (reason) throw std::invalid_argument(std::string("the box kernels do not support ") + reason);
 }
 
-bool is_empty(const Problem& problem) { return problem.batch == 0 || problem.heads == 0; }
-
 // Calls `use` with a value of the elements' type, and with the head_dim that kernels are made for as a constant.
 template <class Use>
 void for_kernels(const Problem& problem, const Use& use) {
@@ -36,22 +34,21 @@ void for_kernels(const Problem& problem, const Use& use) {
 
 void forward(const ForwardArgs& args, const Launch& launch) {
   check(unsupported(args.problem, launch.architecture));
-  if (is_empty(args.problem)) return;
+  if (args.problem.is_empty()) return;
   for_kernels(args.problem, [&](auto element, auto dim) { forward_dim<decltype(element), dim()>(args, launch); });
 }
 
 size_t backward_workspace(const BackwardArgs& args) {
-  if (is_empty(args.forward.problem)) return 0;
-  int64_t bytes = 0;  // of whichever device needs most
-  for (int architecture : {80, 86, 90})  // of every limit of shared memory
-    if (!unsupported(args, architecture)) bytes = max_of(bytes, plan_backward(args, {nullptr, architecture, 1}).bytes);
-  return size_t(bytes);
+  if (args.forward.problem.is_empty()) return 0;
+  return most_bytes([&](int architecture) {
+    return unsupported(args, architecture) ? 0 : plan_backward(args, {nullptr, architecture, 1}).bytes;
+  });
 }
 
 void backward(const BackwardArgs& args, void* workspace, const Launch& launch) {
   const Problem& problem = args.forward.problem;
   check(unsupported(args, launch.architecture));
-  if (is_empty(problem)) return;
+  if (problem.is_empty()) return;
   const BackwardPlan plan = plan_backward(args, launch);
   for_kernels(problem, [&](auto element, auto dim) {
     query_pass_dim<decltype(element), dim()>(args, plan, workspace, launch);  // finds what the other reads

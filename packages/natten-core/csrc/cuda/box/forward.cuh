@@ -12,7 +12,6 @@
 
 namespace natten_core::cuda::box {
 
-constexpr float kLn2 = 0.6931471805599453f;
 constexpr int kAtOnce = 2;  // key rows
 constexpr float kMostGrowth = 8.f;  // weights of up to 2^8 do no harm to sums in fp32
 
@@ -141,7 +140,7 @@ forward_kernel(const ForwardParams<T> p) {
                                   row_bytes,
                                   kernel_y,
                                   start(map, kY, at.row[1]) - key_y,
-                                  p.scale * band::kLog2e};
+                                  p.scale * dev::kLog2e};
   const uint32_t tile_row = uint32_t(key_y - first_row) * stages.row_bytes();
   const int relative_row = key_y - at.y + kernel_y - 1, rows = key_rows(kernel_y);
   const Steps query_steps(p.query, p.cut), output_steps(p.output, p.cut), lse_steps(p.lse, p.cut);
@@ -185,7 +184,7 @@ forward_kernel(const ForwardParams<T> p) {
       if (!at.present[h]) continue;
       band::store_row<D>(output + output_steps.at(part, at.row[h], at.column), to, p.head_dim, quad_lane);
       if (quad_lane == 0)
-        dev::stg(lse + lse_steps.at(part, at.row[h], at.column), (state.base[h] + dev::lg2(sum)) * kLn2);
+        dev::stg(lse + lse_steps.at(part, at.row[h], at.column), (state.base[h] + dev::lg2(sum)) * dev::kLn2);
     }
   }
 }

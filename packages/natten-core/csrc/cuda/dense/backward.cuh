@@ -42,10 +42,10 @@ DEV_FN Rounded<T, kDim> backward_queries(const ForwardParams& p, const float (&t
   constexpr int kTile = kTileBytes<T, kDim>;
   // Where the rows of all keys, loaded ahead, would leave too few registers, a branch ends the code that nvcc reorders.
   constexpr bool kEndBlocks = !dev::is_16_bit<T> || kKeyTiles == 8;
-  const float scale = p.scale * kLog2E;
+  const float scale = p.scale * dev::kLog2e;
   float weight[kKeyTiles][4] = {}, grad[kKeyTiles][4] = {};  // P; dP, then dS
   {
-    const float lse[2] = {lse_of(0) * kLog2E, lse_of(1) * kLog2E};
+    const float lse[2] = {lse_of(0) * dev::kLog2e, lse_of(1) * dev::kLog2e};
     uint32_t query[kDim / kStep<T>][4];
     load_factor<T, kDim>(query, stage + kQueries * kTile);
 #pragma unroll
@@ -114,7 +114,7 @@ DEV_FN void backward_keys(const Scores<T>& scores, int matrix, uint32_t factor, 
 }
 
 template <class T, int kDim, int kKeyTiles, bool kBias>
-DEV_KERNEL(kThreads, BackwardShape<T, kDim>::kBlocks)
+DEV_KERNEL(kThreads, BackwardShape<T, kDim>::blocks(kSharedLimit))
 backward_kernel(BackwardParams p) {
   using Shape = BackwardShape<T, kDim>;
   constexpr int kStages = Shape::kStages, kTile = kTileBytes<T, kDim>, kBytes = kRowBytes<T, kDim>;

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "cuda/dense/kernels.h"
+#include "cuda/dense/shape.h"
 #include "cuda/device/types.h"
 
 namespace natten_core::cuda::dense {
@@ -41,6 +42,13 @@ void with_type(const Problem& problem, const Work& work) {
   work(dev::tf32{});
 }
 
+// That a multiprocessor holds at a time.
+template <class T>
+int forward_blocks(int dim, int limit) {
+  if (dim == 32) return ForwardShape<T, 32>::blocks(limit);
+  return dim == 64 ? ForwardShape<T, 64>::blocks(limit) : ForwardShape<T, 128>::blocks(limit);
+}
+
 ForwardParams params_of(const ForwardArgs& args) {
   const Problem& problem = args.problem;
   const int bytes = bytes_of(problem);
@@ -70,31 +78,32 @@ int64_t bias_entries(const Problem& problem) {
   return (2 * problem.kernel[kZ] - 1) * (2 * problem.kernel[kY] - 1) * (2 * problem.kernel[kX] - 1);
 }
 
-bool is_empty(const Problem& problem) { return problem.heads == 0 || maps_of(problem) == 0; }
-
 }  // namespace
 
 void forward(const ForwardArgs& args, const Launch& launch) {
   const Problem& problem = args.problem;
   check(unsupported(args, launch.architecture));
-  if (is_empty(problem)) return;
+  if (problem.is_empty()) return;
   ForwardParams params = params_of(args);
   const Size size = size_of(problem);
-  const int row_bytes = size.dim * bytes_of(problem), resident = row_bytes == 64 ? 4 : row_bytes == 128 ? 3 : 2;
-  params.geometry.chunks = chunks_of(problem, int64_t{launch.multiprocessors} * resident);
-  with_type(problem, [&](auto type) { run_forward<decltype(type)>(params, size, launch); });
+  with_type(problem, [&](auto type) {
+    using T = decltype(type);
+    const int resident = forward_blocks<T>(size.dim, shared_limit(launch.architecture));
+    params.geometry.chunks = chunks_of(problem, int64_t{launch.multiprocessors} * resident);
+    run_forward<T>(params, size, launch);
+  });
 }
 
 size_t backward_workspace(const BackwardArgs& args) {
   const Problem& problem = args.forward.problem;
-  if (!args.grad_rpb || is_empty(problem)) return 0;
+  if (!args.grad_rpb || problem.is_empty()) return 0;
   return static_cast<size_t>(backward_chunks(problem) * problem.heads * bias_entries(problem)) * sizeof(float);
 }
 
 void backward(const BackwardArgs& args, void* workspace, const Launch& launch) {
   const Problem& problem = args.forward.problem;
   check(unsupported(args, launch.architecture));
-  if (is_empty(problem)) return;
+  if (problem.is_empty()) return;
   BackwardParams params = {};
   params.forward = params_of(args.forward);
   params.forward.geometry.chunks = backward_chunks(problem);

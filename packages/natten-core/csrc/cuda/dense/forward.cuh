@@ -15,7 +15,7 @@ template <class T, int kDim, int kKeyTiles>
 DEV_FN void forward_map(const ForwardParams& p, const float (&table)[kKeyTiles][4], uint32_t stage,
                         const ForwardAddresses& addresses, int slot, int tokens) {
   constexpr int kTile = kTileBytes<T, kDim>;
-  const float scale = p.scale * kLog2E;
+  const float scale = p.scale * dev::kLog2e;
   float score[kKeyTiles][4] = {};
   {
     uint32_t query[kDim / kStep<T>][4];
@@ -66,12 +66,12 @@ DEV_FN void forward_map(const ForwardParams& p, const float (&table)[kKeyTiles][
     const int row = fragment_row() + half * 8;
     if (row < tokens)
       dev::stg(reinterpret_cast<float*>(lse + dev::lds<uint32_t>(addresses.offsets(kLse) + row * 4)),
-               (most[half] + dev::lg2(sum[half])) * kLn2);
+               (most[half] + dev::lg2(sum[half])) * dev::kLn2);
   }
 }
 
 template <class T, int kDim, int kKeyTiles>
-DEV_KERNEL(kThreads, ForwardShape<T, kDim>::kBlocks)
+DEV_KERNEL(kThreads, ForwardShape<T, kDim>::blocks(kSharedLimit))
 forward_kernel(ForwardParams p) {
   using Shape = ForwardShape<T, kDim>;
   constexpr int kStages = Shape::kStages, kTile = kTileBytes<T, kDim>, kBytes = kRowBytes<T, kDim>;

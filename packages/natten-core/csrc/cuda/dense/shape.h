@@ -2,9 +2,11 @@
 // numbers, that the plan asks too.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "cuda/dense/params.h"
+#include "cuda/device/launch.h"
 #include "cuda/device/types.h"
 
 namespace natten_core::cuda::dense {
@@ -30,11 +32,15 @@ template <class T, int kDim>
 struct ForwardShape {
   static constexpr int kBytes = kRowBytes<T, kDim>;
   static constexpr int kStages = kBytes <= 128 ? 3 : kBytes == 256 ? 2 : 1;
-  static constexpr int kBlocks = kBytes == 64 ? 4 : kBytes == 128 ? 3 : 2;  // of a multiprocessor
   static constexpr int kStageBytes = 3 * kTileBytes<T, kDim>;
   static constexpr int kAddresses = kStages * kStageBytes;
   static constexpr int kWindows = kAddresses + AddressShape<kForwardMembers>::kBytes;
   static constexpr int kSharedBytes = kWindows + kWindowBytes;
+
+  // Of a multiprocessor: what registers are for, where shared memory holds as many.
+  static constexpr int blocks(int limit) {
+    return std::min(kBytes == 64 ? 4 : kBytes == 128 ? 3 : 2, blocks_in(limit, kSharedBytes));
+  }
 };
 
 // 16-bit rows go out by way of shared memory, this many columns at a time. tf32 rows need not.
@@ -56,7 +62,8 @@ struct BackwardShape {
   static constexpr int kOutgoing = kScores + 2 * kTokens * kRowBytes<T, kTokens>;  // 16 rows for each warp
   static constexpr int kAddresses = kOutgoing + kTileBytes<T, kStagedDim<T, kDim>>;
   static constexpr int kSharedBytes = kAddresses + AddressShape<kBackwardMembers>::kBytes;
-  static constexpr int kBlocks = kDim == 32 ? 3 : kDim == 128 && kHalves ? 1 : 2;  // of a multiprocessor
+
+  static constexpr int blocks(int limit) { return std::min(kDim == 32 ? 3 : 2, blocks_in(limit, kSharedBytes)); }
 };
 
 }  // namespace natten_core::cuda::dense

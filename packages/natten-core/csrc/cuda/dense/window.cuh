@@ -6,9 +6,6 @@
 
 namespace natten_core::cuda::dense {
 
-constexpr float kLog2E = 1.44269504088896341f;
-constexpr float kLn2 = 0.693147180559945309f;
-
 DEV_FN int tokens_of(const Segment& segment) { return segment.length[kZ] * segment.length[kY] * segment.length[kX]; }
 
 struct Token {
@@ -116,7 +113,7 @@ DEV_FN void load_table(float (&table)[kKeyTiles][4], uint32_t windows, const Geo
         const bool seen = key < tokens && (query >= tokens || (ahead & left & kGuards) == kGuards);
         float bias = 0;
         if (seen && rpb && query < tokens)
-          bias = dev::ldg(rpb + from + dev::lds<int>(windows + (2 * kTokens + key) * 4)) * kLog2E;
+          bias = dev::ldg(rpb + from + dev::lds<int>(windows + (2 * kTokens + key) * 4)) * dev::kLog2e;
         table[n][half * 2 + i] = seen ? bias : -INFINITY;
       }
   }

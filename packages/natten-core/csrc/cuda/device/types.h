@@ -45,4 +45,7 @@ inline constexpr bool is_16_bit = std::is_same<T, half>::value || std::is_same<T
 template <class T>
 inline constexpr bool is_factor = is_16_bit<T> || std::is_same<T, tf32>::value;
 
+// Exponentials and logarithms are taken in base 2.
+constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
+
 }  // namespace dev

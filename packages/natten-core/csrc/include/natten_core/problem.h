@@ -35,6 +35,7 @@ struct Problem {
   double scale = 1.0;
   int threads = 1;  // of the cpu kernels
 
+  bool is_empty() const { return batch == 0 || heads == 0; }
   bool is_double() const { return dtype == DType::kFloat64; }
   int64_t element_bytes() const { return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2; }
 };
