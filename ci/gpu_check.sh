@@ -69,12 +69,12 @@ pytest_() {
   return $status
 }
 
-tests() { pytest_ tests "$(left)" "$core"/tests/test_cuda*.py "$core"/tests/cuda_primitives; }
+tests() { pytest_ tests "$(left)" "$core"/tests/test_cuda*.py "$core"/tests/cuda_{device,primitives}; }
 
 # The tests that need no GPU, which this machine's torch and Python may see otherwise than the one they were written on.
 rest() {
   pytest_ rest "$(left)" "$core/tests" --ignore="$core/tests/cuda_host" --ignore="$core/tests/cuda_primitives" \
-    --deselect "$core/tests/test_cuda.py"
+    --ignore="$core/tests/cuda_device"
 }
 
 sanitize() {
@@ -94,7 +94,7 @@ sanitized() {
     # Without torch's caching, so that every tensor has bounds of its own.
     PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout "$share" compute-sanitizer --tool "$tool" \
       --kernel-name kernel_substring=natten --error-exitcode 9 --log-file "$out/$name-$tool.txt" \
-      $python -m pytest -q -x -p no:cacheprovider -W default "$core/tests/test_cuda.py" \
+      $python -m pytest -q -x -p no:cacheprovider -W default "$core/tests/cuda_device" \
       -k "not packed and ($tests)" > "$out/$name-$tool-tests.txt" 2>&1 || status=$?
     echo "$tool: $(tail -n 1 "$out/$name-$tool-tests.txt"); $(tail -n 1 "$out/$name-$tool.txt")"
   done
@@ -104,7 +104,7 @@ sanitized() {
 # All of it for the box kernels, whose tests are in the stage `tests` too.
 box() {
   local status=0
-  pytest_ box "$(($(left) / 3))" "$core/tests/test_cuda.py" -k "box- or explain" || status=1
+  pytest_ box "$(($(left) / 3))" "$core/tests/cuda_device" -k "box- or explain" || status=1
   bench op-box bench_cuda "$(($(left) / 2))" --dtypes bf16 --batches 8 --others --families --peers natten --rounds 15 \
     --problems video video-head-dim-64 || status=1
   sanitized box "$(left)" "values_and_gradients and box- and (3d-half or 1d-long or 2d-grouped)" \

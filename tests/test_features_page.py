@@ -36,7 +36,7 @@ def test_every_test_that_is_named_exists() -> None:
 
 @pytest.mark.parametrize("family", ["dense", "band", "box", "simt"])
 def test_what_the_cuda_kernels_refuse_is_what_their_sources_say(family: str) -> None:
-    """`explain` hands these on word by word, which needs a device; `test_cuda.py::test_explain` has one."""
+    """`explain` hands these on word by word, which needs a device; `cuda_device/test_calls.py` has one."""
     device = {reason for reason in reasons("plan.cpp") if reason.startswith("a device") or "dtype" in reason}
     plan = re.findall(r'"([^"]+)"', (CUDA / "plan.cpp").read_text())
     layout = {reason for reason in plan if "2^31" in reason or "16 bytes" in reason}

@@ -25,6 +25,7 @@ from gpu import peers as peers_
 from gpu import timing
 from gpu.peers import Contender
 from gpu.problems import DTYPES, Problem, others, problems
+from harness import report
 
 import natten_core
 from natten_core import _loader
@@ -173,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
         "build": natten_core.build_info(),
         "copy_gbs": copy_gbs,
         "least_us": least,
-        "arguments": arguments or sys.argv[1:],
+        "arguments": report.command(arguments, options.out),
         "errors": {},
         "measurements": [],
     }
@@ -195,12 +196,17 @@ def main(arguments: list[str] | None = None) -> int:
         result["measurements"] += entries
         for entry in entries:
             print(table(entry) + "\n", flush=True)
-        if options.out:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(result, indent=1) + "\n")
+        record(result, options.out)
+    record(result, options.out)  # with what failed or was left out since
     if left := result.get("left_out"):
         print("out of time, not measured:", *left, sep="\n  ")
     return 1 if result.get("failures") else 0
+
+
+def record(result: dict[str, Any], out: Path | None) -> None:
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     if about["load"][0] > BUSY_LOAD * about["cpus"]:
         print(f"The machine was busy (load {about['load'][0]}); with more than one thread such times mean little.")
     if options.out:
-        record = {"machine": about, "note": options.note, "arguments": arguments or sys.argv[1:], **result}
+        record = {"machine": about, "note": options.note, "arguments": report.command(arguments, options.out), **result}
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(json.dumps(record, indent=1) + "\n")
     return 0 if all(outcome["passed"] for outcome in result["checks"]) else 1

@@ -36,6 +36,7 @@ def test_short_run_records_times_checks_and_machine(tmp_path: Path, capsys: pyte
 
     record = json.loads(out.read_text())
     assert record["note"] == "a test"
+    assert record["arguments"] == ["--short", "--tiny", "--threads", "1", "--out", "tiny.json", "--note", "a test"]
     assert record["machine"]["torch"] == torch.__version__
     assert [(f["dtype"], f["threads"]) for f in record["floors"]] == [("float32", 1), ("float64", 1)]
     seen = [(m["problem"], m["mode"], m["threads"]) for m in record["measurements"]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import permutations
 from types import SimpleNamespace
 from typing import Any
 
@@ -378,9 +379,8 @@ _NEWER_SETTINGS = [
 ]
 
 
-def test_what_torchs_settings_allow() -> None:
-    """Whatever of torch's two kinds of settings was used, mixed too: without an error, and without a warning."""
-    settings = [*_SETTINGS, *(_NEWER_SETTINGS if hasattr(torch.backends, "fp32_precision") else ())]
+def _in_children(settings: list[Any], check: str) -> None:
+    """Makes each of `settings` in a process of its own, and runs `check` there, which exits with 1 where it fails."""
     program = f"""
 import os, warnings
 import torch
@@ -390,11 +390,38 @@ for setting, allowed in {settings!r}:
         if os.waitpid(child, 0)[1]:
             raise SystemExit(setting)
         continue
+    warnings.simplefilter("ignore")  # what some releases say of the setting itself is not ours
     exec(setting)
-    warnings.simplefilter("error")  # what some releases say of the setting itself is not ours
+    warnings.simplefilter("error")
     found = allows_tf32(torch.float32)
-    others = [allows_tf32(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float64)]
-    os._exit(int(found is not allowed or any(others)))
+{check}
+    os._exit(0)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_torchs_settings_allow() -> None:
+    """Whatever of torch's two kinds of settings was used, mixed too: without an error, and without a warning."""
+    settings = [*_SETTINGS, *(_NEWER_SETTINGS if hasattr(torch.backends, "fp32_precision") else ())]
+    others = "any(allows_tf32(dtype) for dtype in (torch.float16, torch.bfloat16, torch.float64))"
+    _in_children(settings, f"    if found is not allowed or {others}: os._exit(1)")
+
+
+def test_any_two_settings_allow_what_torchs_own_products_do() -> None:
+    """torch's older question, and, where it will not answer after settings of both kinds, what cuBLAS is told."""
+    newer = hasattr(torch.backends, "fp32_precision")
+    settings = [setting for setting, _ in (*_SETTINGS, *(_NEWER_SETTINGS if newer else ())) if ";" not in setting]
+    settings += ["torch.backends.cuda.matmul.allow_tf32 = False"]
+    settings += (
+        ["torch.backends.cudnn.fp32_precision = 'tf32'", "torch.backends.fp32_precision = 'none'"] if newer else []
+    )
+    check = """
+    warnings.simplefilter("ignore")
+    try:
+        allowed = torch._C._get_cublas_allow_tf32()
+    except RuntimeError:
+        allowed = torch._C._get_fp32_precision_getter("cuda", "matmul") == "tf32"
+    if found is not allowed: os._exit(1)
+"""
+    _in_children([("; ".join(pair), None) for pair in permutations(settings, 2)], check)

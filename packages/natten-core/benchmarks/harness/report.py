@@ -1,12 +1,20 @@
-"""Results as plain text tables."""
+"""Results as plain text tables, and the command that they are of."""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 HEADER = ("contender", "config", "ms", "q1 - q3", "min", "CPU ms", "GFLOP/s", "of floor", "over ours")
+
+
+def command(arguments: list[str] | None, out: Path | None) -> list[str]:
+    """The arguments, or those of this process, for a record: of the file `out` its name alone, not where it lay."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return [*given] if out is None else [argument.replace(str(out), out.name) for argument in given]
 
 
 def table(entry: dict[str, Any]) -> str:

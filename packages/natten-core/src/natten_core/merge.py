@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from natten_core._problem import check_merge, compute_dtype
+from natten_core._arguments import check_merge
+from natten_core._problem import compute_dtype
 
 
 def merge_attentions(outputs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

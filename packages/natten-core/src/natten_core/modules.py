@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from natten_core import _problem
+from natten_core import _arguments
 from natten_core.functional import Causal, PerAxis, _attend_packed
 from natten_core.two_stage import attend_with_dropout
 
@@ -65,11 +65,11 @@ class _NeighborhoodAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _problem.check_module(embed_dim, num_heads, attn_drop, qk_scale)
+        _arguments.check_module(embed_dim, num_heads, attn_drop, qk_scale)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.head_dim = embed_dim // num_heads
-        self.kernel_size, self.stride, self.dilation, self.is_causal = _problem.check_settings(
+        self.kernel_size, self.stride, self.dilation, self.is_causal = _arguments.check_settings(
             self.rank, kernel_size, stride, dilation, is_causal
         )
         self.scale = self.head_dim**-0.5 if qk_scale is None else float(qk_scale)
@@ -116,8 +116,8 @@ class _NeighborhoodAttention(nn.Module):
 
     def _pad(self, x: Tensor) -> Tensor:
         window, _, spread, _ = self._window()
-        kernel_size = _problem.per_axis("kernel_size", window, self.rank)
-        dilation = _problem.per_axis("dilation", spread, self.rank)
+        kernel_size = _arguments.per_axis("kernel_size", window, self.rank)
+        dilation = _arguments.per_axis("dilation", spread, self.rank)
         missing = [max(0, k * d - n) for k, d, n in zip(kernel_size, dilation, x.shape[1:-1], strict=True)]
         if not any(missing):
             return x

@@ -21,7 +21,7 @@ from dinat_zoo.analysis import (
     plot_rollout,
     plot_span,
 )
-from dinat_zoo.cli._analyse.parser import add
+from dinat_zoo.cli._analyse.parser import add, add_position
 from dinat_zoo.cli._arguments import Commands, add_model, positive
 from dinat_zoo.cli._images import read_image
 
@@ -86,9 +86,7 @@ def _add_attention(analyses: Commands) -> None:
 def _add_image(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
     add_model(parser)
-    parser.add_argument(
-        "--position", type=float, nargs=2, default=(0.5, 0.5), metavar=("Y", "X"), help="of the query: 0 to 1"
-    )
+    add_position(parser, "query")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the weights over the image: .png, .svg, .pdf")
 
 

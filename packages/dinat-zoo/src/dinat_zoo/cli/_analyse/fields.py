@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dinat_zoo._base import BaseTransformer
 from dinat_zoo.analysis import Field, measured_fields, plot_fields, receptive_fields, table1
-from dinat_zoo.cli._analyse.parser import add, add_models, create
+from dinat_zoo.cli._analyse.parser import add, add_models, add_position, create
 from dinat_zoo.cli._arguments import Commands, dilations, positive
 from dinat_zoo.cli._progress import progress
 
@@ -36,9 +36,7 @@ def _add_receptive_field(analyses: Commands) -> None:
         type=dilations,
         help="others than the model's: maximum, gradual, a task, or numbers such as 8,4,2,1; not for timm's models",
     )
-    parser.add_argument(
-        "--position", type=float, nargs=2, default=(0.5, 0.5), metavar=("Y", "X"), help="of the token: 0 to 1"
-    )
+    add_position(parser, "token")
     parser.add_argument("--measure", action="store_true", help="count the pixels that have a gradient too, in fp64")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw what the last layers see: .png, .svg, .pdf")
 

@@ -36,6 +36,13 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=positive, help="side of the image (default: the model's)")
 
 
+def add_position(parser: argparse.ArgumentParser, of_what: str) -> None:
+    """Add `--position`, the middle by default."""
+    parser.add_argument(
+        "--position", type=float, nargs=2, default=(0.5, 0.5), metavar=("Y", "X"), help=f"of the {of_what}: 0 to 1"
+    )
+
+
 def create(name: str, side: int | None, device: str) -> tuple[nn.Module, tuple[int, int]]:
     """A model with random weights, made for images of `side`, and the size of its images."""
     try:
