@@ -168,6 +168,7 @@ def test_a_backward_pass_is_seen_too(calls: list[str]) -> None:
 
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated.:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated.:DeprecationWarning")  # torch 2.10's kind
 def test_profilers_and_tracers_see_the_operator() -> None:
     tensors = inputs()
     with torch.profiler.profile(acc_events=True) as profile:  # else torch 2.10 warns
