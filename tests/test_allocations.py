@@ -43,7 +43,7 @@ def _route(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> I
 def allocations(function: Callable[[], object]) -> list[int]:
     """Bytes of each tensor that is allocated in a call, after one that may fill caches."""
     function()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         kept = function()
     del kept
     events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]

@@ -59,7 +59,7 @@ def profile_model(model: str, setting: Setting, *, steps: int = 3, channels_last
     step = ModelJob(model, setting, channels_last).step()
     for _ in range(2):
         step()
-    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+    with profile(activities=[ProfilerActivity.CPU], acc_events=True) as recorded:  # else torch 2.10 warns
         for _ in range(steps):
             step()
     spent: dict[str, tuple[float, int]] = {}
