@@ -41,7 +41,7 @@ FOUR_BLOCKS = "128 registers, so that four blocks fit a multiprocessor"
 ALL = "all 255 registers that a thread can have"
 NVCC = "nvcc's own choice of registers"
 # Bytes of spill stores and loads that a kernel may have on an architecture, by its whole name as the table prints it,
-# and what limits its registers. None of them lie in a loop over rows: see docs/kernels/cuda-testing.md.
+# and what limits its registers. Where they lie, which is in no loop over rows: docs/kernels/cuda-testing.md.
 ALLOWED: list[tuple[str, dict[int, int], str]] = [
     (r"band::forward_kernel<\w+, 5, 32>", {90: 176, 100: 48}, TWO_BLOCKS),
     (r"band::forward_kernel<\w+, 7, 32>", {80: 84, 90: 36, 100: 60}, TWO_BLOCKS),
