@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from operator import index
 from typing import Any, NamedTuple, TypeAlias
@@ -198,22 +198,35 @@ def check_settings(
     return window, step, per_axis("dilation", dilation, rank), _check_causal(_hashable(is_causal), rank)
 
 
-def check_module(embed_dim: Any, num_heads: Any, attn_drop: Any, qk_scale: Any) -> None:
+def check_module(embed_dim: Any, num_heads: Any, attn_drop: Any, proj_drop: Any, qk_scale: Any) -> None:
     """The arguments of a module that are not settings of its windows."""
     for name, count in (("embed_dim", embed_dim), ("num_heads", num_heads)):
         if isinstance(count, bool) or not _is_int(count):
             raise TypeError(f"{name} must be an int, got {count!r}")
     if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
         raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
-    if isinstance(attn_drop, (bool, Tensor)) or not hasattr(attn_drop, "__float__"):
-        raise TypeError(f"attn_drop must be a float, got {attn_drop!r}")
-    if not 0 <= attn_drop <= 1:
-        raise ValueError(f"attn_drop must be a probability, got {attn_drop!r}")
+    for name, drop in (("attn_drop", attn_drop), ("proj_drop", proj_drop)):
+        if isinstance(drop, (bool, Tensor)) or not hasattr(drop, "__float__"):
+            raise TypeError(f"{name} must be a float, got {drop!r}")
+        if not 0 <= drop <= 1:
+            raise ValueError(f"{name} must be a probability, got {drop!r}")
     _check_scale(qk_scale, embed_dim // num_heads, "qk_scale")
 
 
-def check_merge(outputs: Sequence[Any], lses: Sequence[Any]) -> None:
-    """The arguments of `merge_attentions`."""
+def check_module_input(x: Any, rank: int, embed_dim: int) -> None:
+    """What a module is called with."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    if x.ndim != rank + 2 or x.shape[-1] != embed_dim:
+        raise ValueError(f"x must be [batch, {rank} spatial sizes, {embed_dim}], got shape {list(x.shape)}")
+
+
+def check_merge(outputs: Any, lses: Any) -> tuple[list[Any], list[Any]]:
+    """The arguments of `merge_attentions`, as lists."""
+    for name, parts in (("outputs", outputs), ("lses", lses)):
+        if isinstance(parts, Tensor) or not isinstance(parts, Iterable):
+            raise TypeError(f"{name} must be a sequence of tensors, got {type(parts).__name__}")
+    outputs, lses = list(outputs), list(lses)
     for name, tensors in (("outputs", outputs), ("lses", lses)):
         for i, tensor in enumerate(tensors):
             if not isinstance(tensor, Tensor):
@@ -235,6 +248,7 @@ def check_merge(outputs: Sequence[Any], lses: Sequence[Any]) -> None:
             raise ValueError(f"outputs[{i}] must have the shape of outputs[0], {list(shape)}, got {list(output.shape)}")
         if lse.shape != shape[:-1]:
             raise ValueError(f"lses[{i}] must have the shape {list(shape[:-1])}, got {list(lse.shape)}")
+    return outputs, lses
 
 
 def _is_int(value: Any) -> bool:
@@ -247,7 +261,7 @@ def _is_int(value: Any) -> bool:
 
 def _run(build: Any, build_once: Any, query: Tensor, settings: Any, tensors: Any) -> Problem:
     # Traced and wrapped tensors have symbolic sizes, which no cache can hold.
-    if torch.compiler.is_compiling() or type(query) not in (Tensor, torch.nn.Parameter):
+    if torch.compiler.is_compiling() or type(query) not in (Tensor, torch.nn.Parameter) or not _exact(settings):
         problem: Problem = build(*map(_hashable, settings), *tensors)
         return problem
     try:
@@ -261,6 +275,18 @@ def _run(build: Any, build_once: Any, query: Tensor, settings: Any, tensors: Any
     return problem
 
 
+def _exact(settings: Any) -> bool:
+    """Whether what is in tuples is of the very types that are asked for: a cache does not tell (3, 3.0) from (3, 3)."""
+    for i in range(4):  # not of `settings[:4]`: here microseconds count
+        given = settings[i]
+        if isinstance(given, (tuple, list)):
+            wanted = bool if i == 3 else int
+            for one in given:
+                if type(one) is not wanted:
+                    return False
+    return True
+
+
 def _hashable(given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else given
 
@@ -269,9 +295,14 @@ def _facts(name: str, tensor: Any) -> Plain:
     """What `Facts` holds."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.is_nested:
+        raise ValueError(f"{name} must be a dense tensor, got a nested one: call once for each of {name}.unbind()")
     shape, strides = tensor.shape, tensor.stride()
     # Not `not strides`, which torch.compile cannot trace.
-    return shape, tensor.dtype, tensor.device, len(shape) == 0 or strides[-1] == 1 or shape[-1] == 1
+    unit = len(shape) == 0 or strides[-1] == 1 or shape[-1] == 1
+    if not unit and tensor.layout is not torch.strided:
+        raise ValueError(f"{name} must be a dense tensor, got one of layout {tensor.layout}")
+    return shape, tensor.dtype, tensor.device, unit
 
 
 def _check_packed(
@@ -332,7 +363,7 @@ def _check(
         stride=step,
         dilation=spread,
         is_causal=_check_causal(is_causal, rank),
-        scale=_check_scale(scale, head_dim),
+        scale=_check_scale(scale, head_dim, compute=compute_dtype(query.dtype)),
         batch=batch,
         heads=heads,
         heads_kv=heads_kv,
@@ -502,13 +533,13 @@ def _check_causal(given: Any, rank: int) -> tuple[bool, ...]:
     return tuple(values)
 
 
-def _check_scale(scale: Any, head_dim: int, name: str = "scale") -> float:
+def _check_scale(scale: Any, head_dim: int, name: str = "scale", compute: torch.dtype = torch.float64) -> float:
     if scale is None:
         return head_dim**-0.5  # type: ignore[no-any-return]  # a float, as 0 was refused
     if torch.compiler.is_compiling():
         return scale  # type: ignore[no-any-return]  # perhaps a symbol, which the checks below cannot be traced with
     if isinstance(scale, (bool, Tensor)) or not hasattr(scale, "__float__"):
         raise TypeError(f"{name} must be a float, or None for head_dim ** -0.5, got {scale!r}")
-    if not math.isfinite(scale):
-        raise ValueError(f"{name} must be finite, got {scale!r}")
+    if not abs(scale) <= torch.finfo(compute).max:
+        raise ValueError(f"{name} must be finite in {compute}, got {scale!r}")
     return float(scale)
