@@ -275,12 +275,14 @@ def _run(build: Any, build_once: Any, query: Tensor, settings: Any, tensors: Any
     return problem
 
 
+_PER_AXIS = (int, int, int, bool)
+"""What kernel_size, stride, dilation and is_causal are made of."""
+
+
 def _exact(settings: Any) -> bool:
     """Whether what is in tuples is of the very types that are asked for: a cache does not tell (3, 3.0) from (3, 3)."""
-    for i in range(4):  # not of `settings[:4]`: here microseconds count
-        given = settings[i]
-        if isinstance(given, (tuple, list)):
-            wanted = bool if i == 3 else int
+    for given, wanted in zip(settings, _PER_AXIS):  # noqa: B905  # these come first
+        if type(given) is tuple or type(given) is list:
             for one in given:
                 if type(one) is not wanted:
                     return False
