@@ -33,6 +33,16 @@ def call(
 
 BAD = {
     "query of another type": (call(query=[1.0]), TypeError, "query must be a torch.Tensor, got list"),
+    "query nested": (
+        call(query=torch.nested.nested_tensor([torch.zeros(8, 4, 6), torch.zeros(9, 4, 6)], layout=torch.jagged)),
+        ValueError,
+        "query must be a dense tensor, got a nested one: call once for each of query.unbind()",
+    ),
+    "key sparse": (
+        call(key=X.to_sparse()),
+        ValueError,
+        "key must be a dense tensor, got one of layout torch.sparse_coo",
+    ),
     "rpb of another type": (call(rpb=0.0), TypeError, "rpb must be a torch.Tensor, got float"),
     "map for na1d": (
         call(na1d),
@@ -134,6 +144,21 @@ BAD = {
         TypeError,
         "kernel_size must be an int or a tuple of 2 ints, got True",
     ),
+    "kernel_size with a float": (
+        call(kernel_size=(3, 3.0)),
+        TypeError,
+        "kernel_size must be an int or a tuple of 2 ints, got (3, 3.0)",
+    ),
+    "dilation with a bool": (
+        call(kernel_size=(3, 3), dilation=[1, True]),
+        TypeError,
+        "dilation must be an int or a tuple of 2 ints, got (1, True)",
+    ),
+    "is_causal with a number": (
+        call(kernel_size=(3, 3), is_causal=(True, 0)),
+        TypeError,
+        "is_causal must be a bool or a tuple of 2 bools, got (True, 0)",
+    ),
     "kernel_size a set": (call(kernel_size={3}), TypeError, "kernel_size must be an int or a tuple of 2 ints, got {3}"),
     "dilation a string": (call(dilation="2"), TypeError, "dilation must be an int or a tuple of 2 ints, got '2'"),
     "stride above kernel_size": (
@@ -149,7 +174,7 @@ BAD = {
         "is_causal has 1 values, (True,), for 2 spatial axes: give 2, or one bool",
     ),
     "scale a tensor": (call(scale=torch.ones(())), TypeError, "scale must be a float, or None for head_dim ** -0.5"),
-    "scale infinite": (call(scale=float("inf")), ValueError, "scale must be finite, got inf"),
+    "scale infinite": (call(scale=float("inf")), ValueError, "scale must be finite in torch.float32, got inf"),
     "rpb of another shape": (
         call(rpb=torch.zeros(4, 5, 3)),
         ValueError,
@@ -200,7 +225,7 @@ BAD = {
         ValueError,
         "value must have a stride of 1 on its last axis (head_dim): pass value.contiguous()",
     ),
-    "scale not a number": (call(scale=NAN), ValueError, "scale must be finite, got nan"),
+    "scale not a number": (call(scale=NAN), ValueError, "scale must be finite in torch.float32, got nan"),
     "scale a string": (call(scale="1"), TypeError, "scale must be a float, or None for head_dim ** -0.5, got '1'"),
     "scale a bool": (call(scale=True), TypeError, "scale must be a float, or None for head_dim ** -0.5, got True"),
     "kernel_size negative": (call(kernel_size=-3), ValueError, "kernel_size must be at least 1 on every axis, got -3"),
@@ -392,12 +417,32 @@ BAD = {
         ValueError,
         "lses[1] must be on the device of outputs[0], cpu, got meta",
     ),
+    "merge: one tensor": (
+        lambda: natten_core.merge_attentions(X, X[..., 0]),  # type: ignore[arg-type]
+        TypeError,
+        "outputs must be a sequence of tensors, got Tensor",
+    ),
+    "merge: nothing": (
+        lambda: natten_core.merge_attentions([X], None),  # type: ignore[arg-type]
+        TypeError,
+        "lses must be a sequence of tensors, got NoneType",
+    ),
     "merge: no axes": (
         lambda: natten_core.merge_attentions([torch.zeros(())], [torch.zeros(())]),
         ValueError,
         "outputs[0] must be [batch, *spatial, heads, head_dim], got shape []",
     ),
-    "explain: scale": (lambda: natten_core.explain(X, X, X, 3, scale=NAN), ValueError, "scale must be finite, got nan"),
+    "scale too large for its dtype": (
+        call(scale=1e300),
+        ValueError,
+        "scale must be finite in torch.float32, got 1e+300",
+    ),
+    "scale too large for any": (call(scale=10**400), ValueError, "scale must be finite in torch.float32, got 1000"),
+    "explain: scale": (
+        lambda: natten_core.explain(X, X, X, 3, scale=NAN),
+        ValueError,
+        "scale must be finite in torch.float32, got nan",
+    ),
     "explain: additional keys alone": (
         lambda: natten_core.explain(X, X, X, 3, additional_keys=N),
         ValueError,
@@ -421,12 +466,27 @@ BAD = {
     "module: qk_scale": (
         lambda: natten_core.NeighborhoodAttention2D(8, 2, 3, qk_scale=NAN),
         ValueError,
-        "qk_scale must be finite, got nan",
+        "qk_scale must be finite in torch.float64, got nan",
     ),
     "module: attn_drop a string": (
         lambda: natten_core.NeighborhoodAttention2D(8, 2, 3, attn_drop="a"),  # type: ignore[arg-type]
         TypeError,
         "attn_drop must be a float, got 'a'",
+    ),
+    "module: proj_drop a string": (
+        lambda: natten_core.NeighborhoodAttention2D(8, 2, 3, proj_drop="a"),  # type: ignore[arg-type]
+        TypeError,
+        "proj_drop must be a float, got 'a'",
+    ),
+    "module: proj_drop": (
+        lambda: natten_core.NeighborhoodAttention2D(8, 2, 3, proj_drop=NAN),
+        ValueError,
+        "proj_drop must be a probability, got nan",
+    ),
+    "module: input of another type": (
+        lambda: natten_core.NeighborhoodAttention2D(8, 2, 3)(None),
+        TypeError,
+        "x must be a torch.Tensor, got NoneType",
     ),
     "module: dilation": (
         lambda: natten_core.NeighborhoodAttention2D(8, 2, 3, dilation=-1),
@@ -477,6 +537,10 @@ def test_a_message_is_the_same_after_a_good_call_of_the_same_sizes() -> None:
     """Good calls are remembered, bad ones are not mistaken for them."""
     na2d(X, X, X, 3, backend="reference")
     for name in ("kernel_size a float", "kernel_size a bool", "is_causal a number", "scale a tensor", "backend a list"):
+        test_message(name)
+    for settings in ({}, {"dilation": [1, 1]}, {"is_causal": (True, False)}):
+        na2d(X, X, X, (3, 3), **settings)
+    for name in ("kernel_size with a float", "dilation with a bool", "is_causal with a number"):
         test_message(name)
 
 

@@ -215,6 +215,12 @@ def test_dilation_may_be_changed_after_construction() -> None:
     assert torch.equal(module(x), other(x))
     module.dilation = (5, 2)  # too wide for the map, which is padded
     torch.testing.assert_close(module(x), expected(module, x))
+    module.dilation = 2
+    other.dilation = (2, 2)
+    assert torch.equal(module(x), other(x))
+    assert "dilation=2" in repr(module)
+    module.dilation = 1
+    assert "dilation" not in repr(module)
 
 
 def test_attention_dropout() -> None:

@@ -9,6 +9,7 @@ import torch
 from natten_cases import Case
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from natten_core import na2d, na2d_qkvpacked
 
@@ -110,6 +111,24 @@ def test_vmap(in_dims: tuple[int | None, ...], route: str) -> None:
     for i, _ in enumerate(samples):
         chosen = [t if dim is None else t.select(dim, i) for t, dim in zip(stacked, in_dims, strict=True)]
         close(tuple(part[i] for part in found), oracle(*chosen))
+
+
+@pytest.mark.parametrize("mapped", [0, 3], ids=["query", "rpb"])
+def test_vmap_over_no_sample(mapped: int) -> None:
+    """Whether samples would be folded into the batch or, for biases of their own, into the heads."""
+    tensors = list(inputs())
+    tensors[mapped] = tensors[mapped].new_empty((0, *tensors[mapped].shape)).requires_grad_()
+    in_dims = tuple(0 if i == mapped else None for i in range(4))
+    output, lse = torch.vmap(ours("auto"), in_dims)(*tensors)
+    assert (output.shape, lse.shape) == ((0, *tensors[1].shape), (0, *tensors[1].shape[:-1]))
+    assert torch.autograd.grad(output.sum(), tensors[mapped])[0].shape == tensors[mapped].shape
+
+
+def test_a_tracer_that_only_watches() -> None:
+    """`make_fx` of real tensors, as in `torch.func.linearize`: none may be asked for its numbers."""
+    tensors = inputs()
+    graph = make_fx(ours("reference"))(*tensors)
+    torch.testing.assert_close(graph(*tensors), ours("reference")(*tensors))
 
 
 def test_transforms_of_everything(route: str) -> None:

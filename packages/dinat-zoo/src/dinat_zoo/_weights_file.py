@@ -128,8 +128,8 @@ def write(weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type's name where it has none."""
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    """The first line of an error's message, without its full stop, or its type's name where it has none."""
+    return str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
 
 
 def _check_zip(path: Path) -> None:

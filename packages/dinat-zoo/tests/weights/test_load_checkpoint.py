@@ -93,7 +93,8 @@ def test_a_dead_hub_names_the_other_source_and_how_to_pass_a_file(small: Make, m
         small(pretrained=True)
     message = str(error.value)
     assert message.startswith("cannot get shi-labs/dinat-mini-in1k-224 from the Hugging Face hub: ")
-    assert f"The same weights are at https://shi-labs.com{URL}" in message
+    assert f". The same weights are at https://shi-labs.com{URL}" in message
+    assert ".." not in message
     assert "dinat_zoo.load_checkpoint(model, PATH)" in message
     assert "pretrained_cfg_overlay=dict(file=PATH)" in message
     assert "\n" not in message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import index
 from typing import Any, NamedTuple, TypeAlias
 
@@ -39,9 +39,14 @@ def facts(name: str, tensor: Any) -> Plain:
     """What `Facts` holds."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.is_nested:
+        raise ValueError(f"{name} must be a dense tensor, got a nested one: call once for each of {name}.unbind()")
     shape, strides = tensor.shape, tensor.stride()
     # Not `not strides`, which torch.compile cannot trace.
-    return shape, tensor.dtype, tensor.device, len(shape) == 0 or strides[-1] == 1 or shape[-1] == 1
+    unit = len(shape) == 0 or strides[-1] == 1 or shape[-1] == 1
+    if not unit and tensor.layout is not torch.strided:
+        raise ValueError(f"{name} must be a dense tensor, got one of layout {tensor.layout}")
+    return shape, tensor.dtype, tensor.device, unit
 
 
 def per_axis(name: str, given: Any, rank: int) -> Shape:
@@ -74,22 +79,35 @@ def check_settings(
     return window, step, per_axis("dilation", dilation, rank), check_causal(hashable(is_causal), rank)
 
 
-def check_module(embed_dim: Any, num_heads: Any, attn_drop: Any, qk_scale: Any) -> None:
+def check_module(embed_dim: Any, num_heads: Any, attn_drop: Any, proj_drop: Any, qk_scale: Any) -> None:
     """The arguments of a module that are not settings of its windows."""
     for name, count in (("embed_dim", embed_dim), ("num_heads", num_heads)):
         if isinstance(count, bool) or not _is_int(count):
             raise TypeError(f"{name} must be an int, got {count!r}")
     if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
         raise ValueError(f"embed_dim must be a multiple of num_heads, got {embed_dim} and {num_heads}")
-    if isinstance(attn_drop, (bool, Tensor)) or not hasattr(attn_drop, "__float__"):
-        raise TypeError(f"attn_drop must be a float, got {attn_drop!r}")
-    if not 0 <= attn_drop <= 1:
-        raise ValueError(f"attn_drop must be a probability, got {attn_drop!r}")
+    for name, drop in (("attn_drop", attn_drop), ("proj_drop", proj_drop)):
+        if isinstance(drop, (bool, Tensor)) or not hasattr(drop, "__float__"):
+            raise TypeError(f"{name} must be a float, got {drop!r}")
+        if not 0 <= drop <= 1:
+            raise ValueError(f"{name} must be a probability, got {drop!r}")
     check_scale(qk_scale, embed_dim // num_heads, "qk_scale")
 
 
-def check_merge(outputs: Sequence[Any], lses: Sequence[Any]) -> None:
-    """The arguments of `merge_attentions`."""
+def check_module_input(x: Any, rank: int, embed_dim: int) -> None:
+    """What a module is called with."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    if x.ndim != rank + 2 or x.shape[-1] != embed_dim:
+        raise ValueError(f"x must be [batch, {rank} spatial sizes, {embed_dim}], got shape {list(x.shape)}")
+
+
+def check_merge(outputs: Any, lses: Any) -> tuple[list[Any], list[Any]]:
+    """The arguments of `merge_attentions`, as lists."""
+    for name, parts in (("outputs", outputs), ("lses", lses)):
+        if isinstance(parts, Tensor) or not isinstance(parts, Iterable):
+            raise TypeError(f"{name} must be a sequence of tensors, got {type(parts).__name__}")
+    outputs, lses = list(outputs), list(lses)
     for name, tensors in (("outputs", outputs), ("lses", lses)):
         for i, tensor in enumerate(tensors):
             if not isinstance(tensor, Tensor):
@@ -111,6 +129,7 @@ def check_merge(outputs: Sequence[Any], lses: Sequence[Any]) -> None:
             raise ValueError(f"outputs[{i}] must have the shape of outputs[0], {list(shape)}, got {list(output.shape)}")
         if lse.shape != shape[:-1]:
             raise ValueError(f"lses[{i}] must have the shape {list(shape[:-1])}, got {list(lse.shape)}")
+    return outputs, lses
 
 
 def check_qkv(qkv: Facts, rank: int | None) -> None:
@@ -269,7 +288,7 @@ def check_causal(given: Any, rank: int) -> tuple[bool, ...]:
     return tuple(values)
 
 
-def check_scale(scale: Any, head_dim: int, name: str = "scale") -> float:
+def check_scale(scale: Any, head_dim: int, name: str = "scale", compute: torch.dtype = torch.float64) -> float:
     """The factor of scores, where None stands for the usual one."""
     if scale is None:
         return head_dim**-0.5  # type: ignore[no-any-return]  # a float, as 0 was refused
@@ -277,8 +296,8 @@ def check_scale(scale: Any, head_dim: int, name: str = "scale") -> float:
         return scale  # type: ignore[no-any-return]  # perhaps a symbol, which the checks below cannot be traced with
     if isinstance(scale, (bool, Tensor)) or not hasattr(scale, "__float__"):
         raise TypeError(f"{name} must be a float, or None for head_dim ** -0.5, got {scale!r}")
-    if not math.isfinite(scale):
-        raise ValueError(f"{name} must be finite, got {scale!r}")
+    if not abs(scale) <= torch.finfo(compute).max:
+        raise ValueError(f"{name} must be finite in {compute}, got {scale!r}")
     return float(scale)
 
 

@@ -165,7 +165,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def _run(build: Any, build_once: Any, query: Tensor, settings: Any, tensors: Any) -> Problem:
     # Traced and wrapped tensors have symbolic sizes, which no cache can hold.
-    if torch.compiler.is_compiling() or type(query) not in (Tensor, torch.nn.Parameter):
+    if torch.compiler.is_compiling() or type(query) not in (Tensor, torch.nn.Parameter) or not _exact(settings):
         problem: Problem = build(*map(hashable, settings), *tensors)
         return problem
     try:
@@ -177,6 +177,20 @@ def _run(build: Any, build_once: Any, query: Tensor, settings: Any, tensors: Any
         except TypeError:
             problem = build(*settings, *tensors)
     return problem
+
+
+_PER_AXIS = (int, int, int, bool)
+"""What kernel_size, stride, dilation and is_causal are made of."""
+
+
+def _exact(settings: Any) -> bool:
+    """Whether what is in tuples is of the very types that are asked for: a cache does not tell (3, 3.0) from (3, 3)."""
+    for given, wanted in zip(settings, _PER_AXIS):  # noqa: B905  # these come first
+        if type(given) is tuple or type(given) is list:
+            for one in given:
+                if type(one) is not wanted:
+                    return False
+    return True
 
 
 def _check_packed(
@@ -232,7 +246,7 @@ def _check(
         stride=step,
         dilation=spread,
         is_causal=check_causal(is_causal, rank),
-        scale=check_scale(scale, head_dim),
+        scale=check_scale(scale, head_dim, compute=compute_dtype(query.dtype)),
         batch=batch,
         heads=heads,
         heads_kv=heads_kv,

@@ -34,16 +34,33 @@ def register(
             if args[i] is not None and (by_head or i != rpb):
                 folded[i] = _fold(args[i], in_dims[i], size, axis if by_head else 0)
         results = operator(*folded)
-        unfolded, out_dims = [], []
         single = isinstance(results, Tensor)
-        for result, axis in zip((results,) if single else results, result_heads, strict=True):
+        results = (results,) if single else results
+        # Of no samples only the shape of one, computed for itself, tells how long an axis was before it was folded.
+        ones: Any = None if size else operator(*_sample(args, in_dims, len(heads)))
+        ones = (ones,) if single else ones
+        unfolded, out_dims = [], []
+        for i, (result, axis) in enumerate(zip(results, result_heads, strict=True)):
             absent = result.ndim == 1  # the gradient of what was not given
             where = (axis if by_head else 0) % result.ndim
-            unfolded.append(result if absent else result.unflatten(where, (size, result.shape[where] // size)))
+            if not absent:
+                one = result.shape[where] // size if size else ones[i].shape[where]
+                result = result.unflatten(where, (size, one))
+            unfolded.append(result)
             out_dims.append(None if absent else where)
         return (unfolded[0], out_dims[0]) if single else (tuple(unfolded), tuple(out_dims))
 
     torch.library.register_vmap(operator, vmapped)
+
+
+def _sample(args: Sequence[Any], in_dims: Sequence[int | None], tensors: int) -> list[Any]:
+    """The arguments for one sample, on the meta device: what tells the shapes of results where there is no sample."""
+    sample = list(args)
+    for i in range(tensors):
+        if args[i] is not None:
+            shape = [length for axis, length in enumerate(args[i].shape) if axis != in_dims[i]]
+            sample[i] = torch.empty(shape, dtype=args[i].dtype, device="meta")
+    return sample
 
 
 def _fold(tensor: Tensor, mapped: int | None, size: int, axis: int) -> Tensor:

@@ -27,7 +27,7 @@ def merge_attentions(outputs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple
         that sees no key at all has output 0 and log-sum-exp -inf.
 
     Raises:
-        TypeError: something is not a tensor.
+        TypeError: something is not a tensor, or all of them are one.
         ValueError: no part is given, there are not as many `lses` as `outputs`, their shapes or devices differ, or
             something is not of a floating dtype.
 
@@ -40,8 +40,7 @@ def merge_attentions(outputs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple
         >>> output.shape, lse.shape
         (torch.Size([1, 16, 16, 2, 8]), torch.Size([1, 16, 16, 2]))
     """
-    outputs, lses = list(outputs), list(lses)
-    check_merge(outputs, lses)
+    outputs, lses = check_merge(outputs, lses)
     dtype = compute_dtype(outputs[0].dtype)
     parts = torch.stack([lse.to(dtype) for lse in lses])
     # Any finite subtrahend serves; where all parts are -inf there is none to take from them.

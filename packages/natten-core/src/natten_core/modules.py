@@ -65,7 +65,7 @@ class _NeighborhoodAttention(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _arguments.check_module(embed_dim, num_heads, attn_drop, qk_scale)
+        _arguments.check_module(embed_dim, num_heads, attn_drop, proj_drop, qk_scale)
         self.embed_dim = embed_dim
         self.num_heads = num_heads
         self.head_dim = embed_dim // num_heads
@@ -95,9 +95,7 @@ class _NeighborhoodAttention(nn.Module):
 
     def _attend(self, x: Tensor) -> Tensor:
         """`[batch, *spatial, heads, head_dim]`."""
-        if x.ndim != self.rank + 2 or x.shape[-1] != self.embed_dim:
-            wanted = f"[batch, {self.rank} spatial sizes, {self.embed_dim}]"
-            raise ValueError(f"x must be {wanted}, got shape {list(x.shape)}")
+        _arguments.check_module_input(x, self.rank, self.embed_dim)
         spatial = x.shape[1:-1]
         padded = self._pad(x)
         qkv = self.qkv(padded).unflatten(-1, (3, self.num_heads, self.head_dim))
@@ -157,9 +155,9 @@ class _NeighborhoodAttention(nn.Module):
         parts += [
             f"{name}={value}"
             for name, value in (("stride", self.stride), ("dilation", self.dilation))
-            if set(value) != {1}
+            if value not in (1, [1] * self.rank, (1,) * self.rank)
         ]
-        if any(self.is_causal):
+        if self.is_causal not in (False, [False] * self.rank, (False,) * self.rank):
             parts.append(f"is_causal={self.is_causal}")
         if self.rpb is None:
             parts.append("rel_pos_bias=False")

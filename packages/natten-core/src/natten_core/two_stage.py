@@ -28,7 +28,7 @@ def na1d_qk(
     stride: PerAxis = 1,
     dilation: PerAxis = 1,
     is_causal: Causal = False,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
     rpb: Tensor | None = None,
     additional_keys: Tensor | None = None,
     backend: str = "auto",
@@ -42,7 +42,7 @@ def na1d_qk(
         stride: queries per window position.
         dilation: distance between the tokens of a window.
         is_causal: whether the window ends at the query.
-        scale: factor on the dot products.
+        scale: factor on the dot products; `head_dim ** -0.5` when None.
         rpb: `[heads, 2 * K - 1]`, the relative positional bias, in any floating dtype.
         additional_keys: `[batch, N, heads_kv, head_dim]` keys that every query sees besides its window.
         backend: "auto", or the name of one.
@@ -72,7 +72,7 @@ def na2d_qk(
     stride: PerAxis = 1,
     dilation: PerAxis = 1,
     is_causal: Causal = False,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
     rpb: Tensor | None = None,
     additional_keys: Tensor | None = None,
     backend: str = "auto",
@@ -89,7 +89,7 @@ def na3d_qk(
     stride: PerAxis = 1,
     dilation: PerAxis = 1,
     is_causal: Causal = False,
-    scale: float = 1.0,
+    scale: float | None = 1.0,
     rpb: Tensor | None = None,
     additional_keys: Tensor | None = None,
     backend: str = "auto",
@@ -197,7 +197,7 @@ def _qk(
     stride: PerAxis,
     dilation: PerAxis,
     is_causal: Causal,
-    scale: float,
+    scale: float | None,
     rpb: Tensor | None,
     additional_keys: Tensor | None,
     backend: str,

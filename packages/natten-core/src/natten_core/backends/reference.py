@@ -146,6 +146,7 @@ def _is_finite(problem: Problem, *tensors: Tensor | None) -> bool:
         or torch.compiler.is_compiling()
         or torch.jit.is_tracing()
         or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
         or any(type(tensor) not in (Tensor, torch.nn.Parameter) for tensor in given)
     ):
         return True
