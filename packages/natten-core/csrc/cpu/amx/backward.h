@@ -1,8 +1,9 @@
-// The fused backward pass of bf16 with scores, dP and dQ on tiles; dK and dV are those of floats.
+// The fused backward pass of bf16 with all its products on tiles.
 #pragma once
 
 #include "../fused/backward.h"
 #include "scores.h"
+#include "spread.h"
 #include "sums.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
@@ -10,24 +11,28 @@ namespace natten_core::cpu::NATTEN_ISA {
 struct TileBackward {
   Dots key_dots, value_dots;
   Sums key_sums;
+  Spreads key_spreads, value_spreads;
   float *grad_key, *grad_value;         // rings of gradients
-  float *query_rows, *grad_output_rows;  // [query row][lane][padded head_dim]
   float *columns, *weights, *grad_scores, *bias, *grad_bias, *zeros;
   Additional<float> keys, values;  // their gradients alone
   RowGroup group{};
   Tiles* tiles = nullptr;
 
   TileBackward(const Sizes<float>& s, Arena<float>& arena)
-      : key_dots(s, s.p.head_dim, arena), value_dots(s, s.p.head_dim_v, arena), key_sums(s, s.p.head_dim, arena) {
+      : key_dots(s, s.p.head_dim, arena),
+        value_dots(s, s.p.head_dim_v, arena),
+        key_sums(s, s.p.head_dim, arena),
+        key_spreads(s, s.p.head_dim, arena),
+        value_spreads(s, s.p.head_dim_v, arena) {
     const int64_t ring = s.plan.ring_rows, table = s.plan.heads_per_chunk * s.bias_head;
-    grad_key = arena.take(ring * s.key.row), grad_value = arena.take(ring * s.value.row);
-    query_rows = arena.take(kTokenRows<float> * s.key.block_row());
-    grad_output_rows = arena.take(kTokenRows<float> * s.value.block_row());
+    grad_key = arena.take(ring * s.key.row + Spreads::margin(s.key));
+    grad_value = arena.take(ring * s.value.row + Spreads::margin(s.value));
     columns = arena.take(Dots::columns(s));
     weights = arena.take(s.block_scores()), grad_scores = arena.take(s.block_scores());
     bias = arena.take(table), grad_bias = arena.take(table);
     zeros = arena.take(s.zeros());
-    keys.take_gradients(s, s.key, arena), values.take_gradients(s, s.value, arena);
+    keys.take_gradients(s, s.key, arena), arena.take(Spreads::margin(s.key));
+    values.take_gradients(s, s.value, arena), arena.take(Spreads::margin(s.value));
     group.keys = arena.take_as<KeyRow>(RowGroup::most_keys(s.p));
     group.windows = arena.take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
   }
@@ -55,10 +60,8 @@ static void backward_block(const BackwardArgs& args, const Sizes<float>& s, cons
   Tiles& tiles = *scratch.tiles;
   scratch.key_dots.pack_queries(s, map, w, args.forward.query);
   scratch.value_dots.pack_queries(s, map, w, args.grad_output);
-  for (int r = 0; r < group.rows; ++r) {
-    pack_tokens<float, BFloat16>(s, s.key, map, w, r, args.forward.query, scratch.query_rows);
-    pack_tokens<float, BFloat16>(s, s.value, map, w, r, args.grad_output, scratch.grad_output_rows);
-  }
+  const uint32_t unfit_query = scratch.key_spreads.pack(s, map, w, args.forward.query);
+  const uint32_t unfit_grad = scratch.value_spreads.pack(s, map, w, args.grad_output);
 
   ahead.cut(2 * group.key_rows);
   const int64_t table = w.head * s.bias_head + w.lane_class * s.bias_class;
@@ -83,11 +86,15 @@ static void backward_block(const BackwardArgs& args, const Sizes<float>& s, cons
       scratch.key_sums.write(s, w, r, scratch.grad_scores + r * block_window, args.forward.key, scale,
                              map.row<BFloat16>(args.grad_query, group.z, group.y + r), args.grad_query.axis[kX]);
   }
-  float* const no_pairs = nullptr;
-  spread_rows<float>(s, s.value, w, scratch.weights, scratch.grad_output_rows, no_pairs, scratch.grad_value);
-  spread_rows<float>(s, s.key, w, scratch.grad_scores, scratch.query_rows, no_pairs, scratch.grad_key);
-  scratch.values.spread(s, s.value, w, scratch.weights, scratch.grad_output_rows, no_pairs);
-  scratch.keys.spread(s, s.key, w, scratch.grad_scores, scratch.query_rows, no_pairs);
+  const auto spread = [&](const Spreads& spreads, const TokenSizes<float>& sizes, const float* weights, float* grads,
+                          float* gathered, uint32_t unfit, const Tensor& tokens) {
+    spreads.spread(tiles, s, w, weights, scratch.zeros, sizes.row, grads, gathered);
+    if (unfit) spreads.add_unfit(unfit, s, map, w, tokens, weights, sizes.row, grads, gathered);
+  };
+  spread(scratch.value_spreads, s.value, scratch.weights, scratch.grad_value, scratch.values.gathered, unfit_grad,
+         args.grad_output);
+  spread(scratch.key_spreads, s.key, scratch.grad_scores, scratch.grad_key, scratch.keys.gathered, unfit_query,
+         args.forward.query);
 }
 
 int64_t tile_backward_scratch_bytes(const Problem& problem, const Plan& plan) {

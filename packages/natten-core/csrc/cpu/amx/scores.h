@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../fused/context.h"
+#include "moves.h"
 #include "sizes.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
@@ -88,18 +89,6 @@ NATTEN_KERNEL void multiply_columns(Tiles& tiles, const ColumnArgs& a) {
   }
 }
 
-// How far lanes move: the lanes whose offset has bit i, and how many bits there are.
-struct Moves {
-  __mmask16 lanes[4] = {};
-  int bits = 0;
-
-  explicit Moves(const LaneClass& c) {
-    for (int lane = 0; lane < kTileLanes; ++lane)
-      for (int i = 0; i < 4; ++i)
-        if (c.offset[lane] >> i & 1) lanes[i] |= static_cast<__mmask16>(1u << lane), bits = i + 1 > bits ? i + 1 : bits;
-  }
-};
-
 struct SlotArgs {
   const float* columns;  // [column][lane], at the first slot's
   const float* bias;     // [slot][lane]
@@ -110,7 +99,7 @@ struct SlotArgs {
 // scores = unit * columns at the lanes' slots + bias
 template <int Slots, int Bits>
 NATTEN_KERNEL void move_slots(const Moves& moves, const SlotArgs& a) {
-  constexpr int n = kTileLanes, reach = Bits == 0 ? 0 : Bits == 4 ? 7 : 3;
+  constexpr int n = kTileLanes, reach = kReach<Bits> / 2;
   Vec<float> v[Slots + reach];
   NATTEN_UNROLL
   for (int i = 0; i < Slots + reach; ++i) v[i] = load<float>(a.columns + i * n);

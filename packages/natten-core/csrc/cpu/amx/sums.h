@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../fused/context.h"
+#include "finite.h"
 #include "sizes.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
@@ -11,22 +12,6 @@ namespace natten_core::cpu::NATTEN_ISA {
 // Query rows and tiles of dims that are summed together: four chains of products, which each take three times as long
 // as the processor needs to begin the next.
 constexpr int kSumRows = 2, kSumTiles = 2;
-
-// A row of pairs of dims, (low, high), zeros for what is not finite; says whether there was any. Null is zero.
-NATTEN_KERNEL bool pack_finite_pairs(const BFloat16* low, const BFloat16* high, int head_dim, Pair* row) {
-  const auto bits = [&](const BFloat16* token, int d) __attribute__((always_inline)) {
-    return token ? (Wide)load_dims<float>(token, d, head_dim) : Wide{};
-  };
-  bool all = true;
-  const auto finite = [&](Wide v) __attribute__((always_inline)) {
-    const __mmask16 lanes = _mm512_cmpneq_epi32_mask((__m512i)(v & 0x7f800000), (__m512i)(Wide{} + 0x7f800000));
-    all &= lanes == 0xffff;
-    return (Wide)_mm512_maskz_mov_epi32(lanes, (__m512i)v);
-  };
-  for (int d = 0; d < head_dim; d += kTileLanes)
-    store<Pair>(row + d, (Vec<Pair>)(finite(bits(low, d)) >> 16 | finite(bits(high, d))));
-  return !all;
-}
 
 // Where the weights of each lane go, from the beginning of a key row's.
 using Places = int64_t[kTileLanes];
@@ -229,13 +214,7 @@ struct Sums {
       float* const to = results + (static_cast<int64_t>(r % kSumRows) * kTileLanes + lane) * sizes.padded_dim;
       for (int u = w.c.offset[lane]; u < w.c.end[lane]; ++u) {
         const BFloat16* token = unfit[key.slot] + s.plan.coordinate[w.packed_from + w.key_column + u] * stride;
-        for (int d = 0; d < sizes.head_dim; ++d) {
-          if ((token[d].bits & 0x7f80) != 0x7f80) continue;
-          const uint32_t bits = static_cast<uint32_t>(token[d].bits) << 16;
-          float x;
-          memcpy(&x, &bits, sizeof(x));
-          to[d] += slots[(u - w.c.offset[lane]) * kTileLanes + lane] * x;
-        }
+        add_not_finite(token, sizes.head_dim, slots[(u - w.c.offset[lane]) * kTileLanes + lane], to);
       }
     }
   }
