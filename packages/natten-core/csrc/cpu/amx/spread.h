@@ -31,10 +31,11 @@ NATTEN_KERNEL void move_pairs(const Moves& moves, const SpreadSource& from, int 
     const Vec<Pair> pair = narrow_pair(load<float>(from.low + at), load<float>(from.high + at));
     v[i] = (__m512i)(Whole ? pair : slot + i < from.count ? pair : Vec<Pair>{});
   }
+  const Moves by = moves;  // held in registers, whatever is stored
   const auto moved = [&](int bit, int count, int i) __attribute__((always_inline)) {
     const int step = 1 << bit;
     const __m512i above = i >= step ? v[i - step] : __m512i{}, here = i < count ? v[i] : __m512i{};
-    return _mm512_mask_mov_epi32(here, moves.lanes[bit], above);
+    return _mm512_mask_mov_epi32(here, by.lanes[bit], above);
   };
   const auto move = [&](int bit, int count) __attribute__((always_inline)) {
     NATTEN_UNROLL

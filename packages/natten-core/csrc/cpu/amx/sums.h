@@ -31,9 +31,9 @@ NATTEN_KERNEL void turn_slots(Weight weight, const Places& places, BFloat16* row
   const auto put = [&](int i, __m512i v) __attribute__((always_inline)) {  // lanes i, i + 4, i + 8, i + 12
     const auto to = [&](int lane) { return reinterpret_cast<__m128i*>(rows + places[lane]); };
     _mm_storeu_si128(to(i), _mm512_castsi512_si128(v));
-    _mm_storeu_si128(to(i + 4), _mm512_extracti32x4_epi32(v, 1));
-    _mm_storeu_si128(to(i + 8), _mm512_extracti32x4_epi32(v, 2));
-    _mm_storeu_si128(to(i + 12), _mm512_extracti32x4_epi32(v, 3));
+    _mm_storeu_si128(to(i + 4), _mm512_extracti64x2_epi64(v, 1));
+    _mm_storeu_si128(to(i + 8), _mm512_extracti64x2_epi64(v, 2));
+    _mm_storeu_si128(to(i + 12), _mm512_extracti64x2_epi64(v, 3));
   };
   put(0, _mm512_unpacklo_epi64(a, c)), put(1, _mm512_unpackhi_epi64(a, c));
   put(2, _mm512_unpacklo_epi64(b, d)), put(3, _mm512_unpackhi_epi64(b, d));
