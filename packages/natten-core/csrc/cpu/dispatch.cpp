@@ -35,7 +35,9 @@ const Kernels& avx512_bf16() {
 }
 #endif
 
-#if defined(NATTEN_BUILT_AMX)
+#if !defined(NATTEN_BUILT_AMX)
+#define NATTEN_AMX_NAME ""
+#else
 const Kernels& amx() {
   static const Kernels kernels = [] {
     Kernels k = kAvx512;
@@ -56,8 +58,8 @@ Candidate amx_candidate() {
 }
 #endif
 
-// The fastest last.
-std::vector<Candidate> measured_candidates() {
+// The fastest last. What nobody has measured comes first, and only `with_amx`: to look for it is to ask for permission.
+std::vector<Candidate> candidates(bool with_amx) {
   std::vector<Candidate> all = {{&kGeneric, true}};
 #if defined(NATTEN_BUILT_AVX2)
   all.push_back(
@@ -71,28 +73,24 @@ std::vector<Candidate> measured_candidates() {
   const Candidate pairs = {&avx512_bf16(), all.back().present && __builtin_cpu_supports("avx512bf16")};
   all.insert(__builtin_cpu_is("amd") ? all.end() : all.end() - 1, pairs);
 #endif
-  return all;
-}
-
-// Those, after what must be asked for by name: nobody has measured it.
-std::vector<Candidate> candidates() {
-  std::vector<Candidate> all = measured_candidates();
 #if defined(NATTEN_BUILT_AMX)
-  all.insert(all.begin(), amx_candidate());
+  if (with_amx) all.insert(all.begin(), amx_candidate());
+#else
+  (void)with_amx;
 #endif
   return all;
 }
 
 std::vector<std::string> names(bool only_present) {
   std::vector<std::string> result;
-  for (const Candidate& c : candidates())
+  for (const Candidate& c : candidates(true))
     if (c.present || !only_present) result.push_back(c.kernels->name);
   return result;
 }
 
 const Kernels* best() {
   const Kernels* kernels = nullptr;
-  for (const Candidate& c : measured_candidates())
+  for (const Candidate& c : candidates(false))
     if (c.present) kernels = c.kernels;
   return kernels;
 }
@@ -163,7 +161,7 @@ std::vector<std::string> isa_present() { return names(true); }
 std::string isa_active() { return active()->name; }
 
 void set_isa(const std::string& name) {
-  for (const Candidate& c : candidates()) {
+  for (const Candidate& c : candidates(name == NATTEN_AMX_NAME)) {
     if (name != c.kernels->name) continue;
     if (!c.present)
       throw std::runtime_error("this machine has no " + name + (c.missing.empty() ? "" : ": " + c.missing));

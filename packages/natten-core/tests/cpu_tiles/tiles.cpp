@@ -6,8 +6,8 @@ namespace {
 
 using namespace natten_core::cpu;
 
-// c[m][...] += a[m][k] . b[k][n], rows `stride` bytes apart; nothing but their rows is read or written. Tile 3 is zeroed
-// and stored to `zeros`.
+// c[m][...] += a[m][k] . b[k][n], rows `stride` bytes apart; nothing but their rows is read or written. Tile 3 is
+// zeroed and stored to `zeros`.
 template <class Tiles>
 void product(const int (&size)[3], const void* a, const void* b, void* c, void* zeros, int64_t stride) {
   const auto [rows, pairs, columns] = size;

@@ -114,17 +114,15 @@ struct Spreads {
     for (int lane = 0; lane < c.lanes; ++lane) from.count[lane] = c.end[lane] - c.offset[lane];
     const bool whole = c.is_whole() && c.lanes == kTileLanes;
     int filled = c.slots;
+    const auto move = [&](auto bits) {
+      constexpr int b = decltype(bits)::value;
+      whole ? move_all_pairs<b, true>(moves, from, c.slots, to) : move_all_pairs<b, false>(moves, from, c.slots, to);
+      filled += kReach<b>;
+    };
     switch (moves.bits) {
-      case 0:
-        whole ? move_all_pairs<0, true>(moves, from, c.slots, to) : move_all_pairs<0, false>(moves, from, c.slots, to);
-        break;
-      case 4:
-        whole ? move_all_pairs<4, true>(moves, from, c.slots, to) : move_all_pairs<4, false>(moves, from, c.slots, to);
-        filled += kReach<4>;
-        break;
-      default:
-        whole ? move_all_pairs<3, true>(moves, from, c.slots, to) : move_all_pairs<3, false>(moves, from, c.slots, to);
-        filled += kReach<3>;
+      case 0: move(Constant<0>{}); break;
+      case 4: move(Constant<4>{}); break;
+      default: move(Constant<3>{});
     }
     for (int64_t end = round_up(c.width, kTileRows); filled < end; ++filled)
       _mm512_store_si512(to + filled * kTileLanes, __m512i{});
