@@ -19,7 +19,7 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "build", "typecheck", "docs", "demo", "bench", "tests", "compat", "dense_clients"]
-nox.options.sessions += ["timm_tests"]
+nox.options.sessions += ["timm_tests", "amx"]
 
 ROOT = Path(__file__).resolve().parent
 DIST = ROOT / "dist"
@@ -35,6 +35,11 @@ SMALL_MODELS = ["dinat_pico", "dinat_mini", "dinat_s_tiny", "dinat_isotropic_sma
 SANITIZED_TESTS = [
     f"packages/natten-core/tests/test_{name}.py"
     for name in ("far_apart", "halves", "random", "two_stage", "values", "windows")
+]
+# Those of bf16 that tell one kernel from another.
+BF16_TESTS = [
+    f"packages/natten-core/tests/test_{name}.py"
+    for name in ("confinement", "determinism", "far_apart", "halves", "random", "values")
 ]
 RUNTIMES = ("libasan.so", "libstdc++.so")  # the second so that its exceptions are seen from the start
 GROUPS = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -134,7 +139,10 @@ def compat(session: nox.Session) -> None:
 @nox.session
 def sanitize(session: nox.Session) -> None:
     """The table of cases on CPU kernels with address and undefined-behaviour sanitizers; arguments go to pytest."""
-    python, libraries = sanitized(session)
+    python = special(session, "sanitize", "-DNATTEN_SANITIZE=ON -DNATTEN_AMX=EMULATED")
+    compiler = os.environ.get("CXX", "g++")
+    find = (str(session.run(compiler, f"-print-file-name={name}", silent=True, external=True)) for name in RUNTIMES)
+    libraries = [path.strip() for path in find]
     checks = {
         "LD_PRELOAD": " ".join(libraries),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
@@ -150,6 +158,20 @@ def sanitize(session: nox.Session) -> None:
             *(session.posargs or ["-m", "kernels", *SANITIZED_TESTS]),
             env={**checks, "NATTEN_CORE_ISA": isa},
         )
+
+
+@nox.session
+def amx(session: nox.Session) -> None:
+    """The tests of bf16 on CPU kernels with AMX emulated, where there is AVX512-BF16; arguments go to pytest."""
+    facts = Path("/proc/cpuinfo")
+    if not facts.is_file() or "avx512_bf16" not in facts.read_text():
+        session.skip("AMX is emulated on processors with AVX512-BF16")
+    python = special(session, "amx", "-DNATTEN_AMX=EMULATED -DNATTEN_HAS_AVX2=OFF")
+    tests = ["-m", "kernels", "-k", "(bfloat16 or halves or random) and not stages", *BF16_TESTS]
+    workers = ("-n", str(min(4, os.cpu_count() or 1)), "--dist", "worksteal")
+    environ = {"NATTEN_CORE_ISA": "amx_emulated", "OMP_WAIT_POLICY": "passive"}
+    arguments = session.posargs or [*workers, *tests]
+    run(session, python, "-m", "pytest", "-p", "no:cacheprovider", *arguments, env=environ)
 
 
 @nox.session
@@ -240,33 +262,27 @@ def shared(session: nox.Session) -> Path:
     return python
 
 
-def sanitized(session: nox.Session) -> tuple[Path, list[str]]:
-    """Returns the Python of `.nox/sanitize`, and the libraries to load before it.
+def special(session: nox.Session, name: str, options: str) -> Path:
+    """Returns the Python of `.nox/NAME`.
 
-    It has natten-core built with the sanitizers, and everything else from `.nox/shared`.
+    It has natten-core built without CUDA and with these options of CMake, and everything else from `.nox/shared`.
     """
     others = environment(session, "shared", [*runtime_requirements(), *group("shared")])
     package = ROOT / "packages" / "natten-core"
     tools = nox.project.load_toml(package / "pyproject.toml")["build-system"]["requires"]
-    python = environment(session, "sanitize", [*tools, "cmake", "ninja"])  # tools of its own, which CMake finds there
+    python = environment(session, name, [*tools, "cmake", "ninja"])  # tools of its own, which CMake finds there
     (site_packages(python) / "beside.pth").write_text(f"{site_packages(others)}\n")
-    stamp, wanted = python.parent.parent / "built-of.txt", sources_digest(package)
+    stamp, wanted = python.parent.parent / "built-of.txt", f"{sources_digest(package)} {options}"
     if not stamp.is_file() or stamp.read_text() != wanted:
-        options = [
-            "--no-deps",
-            "--no-build-isolation",
-            "--ignore-installed",
-            "--config-settings=build-dir=build/sanitize",
-        ]
+        install = ["--no-deps", "--no-build-isolation", "--ignore-installed"]
+        install += [f"--config-settings=build-dir=build/{name}"]
         flags = {
-            "CMAKE_ARGS": "-DNATTEN_SANITIZE=ON -DNATTEN_CUDA=OFF",
+            "CMAKE_ARGS": f"-DNATTEN_CUDA=OFF {options}",
             "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # cmake and ninja
         }
-        run(session, python, "-m", "pip", "install", "--quiet", *options, package, env=flags)
+        run(session, python, "-m", "pip", "install", "--quiet", *install, package, env=flags)
         stamp.write_text(wanted)
-    compiler = os.environ.get("CXX", "g++")
-    find = (str(session.run(compiler, f"-print-file-name={name}", silent=True, external=True)) for name in RUNTIMES)
-    return python, [path.strip() for path in find]
+    return python
 
 
 def runtime_requirements() -> list[str]:

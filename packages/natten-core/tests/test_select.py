@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -114,7 +115,23 @@ class TestWithKernels:
         last = result.stderr.strip().splitlines()[-1]
         assert last.startswith("NotImplementedError")
         assert "NATTEN_CORE_ISA=mmx" in last
-        assert "it can be one of generic" in last
+        assert re.search("it can be one of (amx, |amx_emulated, )?generic", last)
+
+    def test_amx_is_asked_for_by_name_and_what_it_lacks_is_told(self) -> None:
+        info = natten_core.build_info()
+        if "amx" not in info["isa_built"]:
+            pytest.skip("a build without AMX")
+        assert info["isa_present"][-1] != "amx"
+        code = (
+            "import natten_core as n, torch; x = torch.ones(1, 5, 5, 1, 4).bfloat16()\n"
+            "n.na2d(x, x, x, 3, backend='cpu'); print(n.build_info()['isa_active'])"
+        )
+        result = run(code, NATTEN_CORE_ISA="amx")
+        if "amx" in info["isa_present"]:
+            assert result.stdout.split() == ["amx"]
+        else:
+            last = result.stderr.strip().splitlines()[-1]
+            assert re.search("NATTEN_CORE_ISA=amx: this machine has no amx: .* (AMX|AVX-512)", last)
 
     def test_one_openmp_runtime_in_the_process(self) -> None:
         code = (

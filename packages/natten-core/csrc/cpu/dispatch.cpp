@@ -1,6 +1,7 @@
 // Chooses the instruction set, cuts the problem, and runs the chunks.
 #include <stdexcept>
 
+#include "amx/present.h"
 #include "chunk_sums.h"
 #include "kernels.h"
 #include "parallel.h"
@@ -11,7 +12,15 @@ namespace {
 struct Candidate {
   const Kernels* kernels;
   bool present;
+  std::string missing = "";  // why it is not present, if there is more to say
 };
+
+#if defined(NATTEN_BUILT_AVX512)
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
 
 #if defined(NATTEN_BUILT_AVX512_BF16)
 // Put together here, in baseline code, because it happens on every machine.
@@ -26,35 +35,62 @@ const Kernels& avx512_bf16() {
 }
 #endif
 
-// The fastest last.
-std::vector<Candidate> candidates() {
+#if !defined(NATTEN_BUILT_AMX)
+#define NATTEN_AMX_NAME ""
+#else
+const Kernels& amx() {
+  static const Kernels kernels = [] {
+    Kernels k = kAvx512;
+    k.name = NATTEN_AMX_NAME;
+    k.bf16_tiles = kAmxBf16Tiles;
+    return k;
+  }();
+  return kernels;
+}
+
+Candidate amx_candidate() {
+  if (!has_avx512() || !__builtin_cpu_supports("avx512bf16")) return {&amx(), false, "it has no AVX-512 with bf16"};
+#if defined(NATTEN_AMX_EMULATED)
+  return {&amx(), true};
+#else
+  return {&amx(), amx_missing().empty(), amx_missing()};
+#endif
+}
+#endif
+
+// The fastest last. What nobody has measured comes first, and only `with_amx`: to look for it is to ask for permission.
+std::vector<Candidate> candidates(bool with_amx) {
   std::vector<Candidate> all = {{&kGeneric, true}};
 #if defined(NATTEN_BUILT_AVX2)
   all.push_back(
       {&kAvx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")});
 #endif
 #if defined(NATTEN_BUILT_AVX512)
-  all.push_back({&kAvx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")});
+  all.push_back({&kAvx512, has_avx512()});
 #endif
 #if defined(NATTEN_BUILT_AVX512_BF16)
   // Products of pairs take as long as those of floats on AMD's processors, and twice as long on Intel's.
   const Candidate pairs = {&avx512_bf16(), all.back().present && __builtin_cpu_supports("avx512bf16")};
   all.insert(__builtin_cpu_is("amd") ? all.end() : all.end() - 1, pairs);
 #endif
+#if defined(NATTEN_BUILT_AMX)
+  if (with_amx) all.insert(all.begin(), amx_candidate());
+#else
+  (void)with_amx;
+#endif
   return all;
 }
 
 std::vector<std::string> names(bool only_present) {
   std::vector<std::string> result;
-  for (const Candidate& c : candidates())
+  for (const Candidate& c : candidates(true))
     if (c.present || !only_present) result.push_back(c.kernels->name);
   return result;
 }
 
 const Kernels* best() {
   const Kernels* kernels = nullptr;
-  for (const Candidate& c : candidates())
+  for (const Candidate& c : candidates(false))
     if (c.present) kernels = c.kernels;
   return kernels;
 }
@@ -68,7 +104,8 @@ const TypedKernels& typed(const Problem& problem) {
   switch (problem.dtype) {
     case DType::kFloat64: return active()->f64;
     case DType::kFloat16: return active()->f16;
-    case DType::kBFloat16: return is_paired(problem) ? active()->bf16_pairs : active()->bf16;
+    case DType::kBFloat16:
+      return is_tiled(problem) ? active()->bf16_tiles : is_paired(problem) ? active()->bf16_pairs : active()->bf16;
     case DType::kFloat32: break;
   }
   return active()->f32;
@@ -124,9 +161,10 @@ std::vector<std::string> isa_present() { return names(true); }
 std::string isa_active() { return active()->name; }
 
 void set_isa(const std::string& name) {
-  for (const Candidate& c : candidates()) {
+  for (const Candidate& c : candidates(name == NATTEN_AMX_NAME)) {
     if (name != c.kernels->name) continue;
-    if (!c.present) throw std::runtime_error("this machine has no " + name);
+    if (!c.present)
+      throw std::runtime_error("this machine has no " + name + (c.missing.empty() ? "" : ": " + c.missing));
     active() = c.kernels;
     return;
   }
@@ -138,6 +176,12 @@ void set_isa(const std::string& name) {
 bool is_paired(const Problem& p) {
   const bool two_rows = p.kernel[kY] - (p.causal[kY] ? p.stride[kY] - 1 : 0) > 1;
   return p.dtype == DType::kBFloat16 && active()->bf16_pairs.forward && two_rows && p.scale > 1e-20;
+}
+
+// A window of one key has nothing to sum, and the value that it has stays as it is, where tiles take what is subnormal
+// for zero.
+bool is_tiled(const Problem& p) {
+  return p.dtype == DType::kBFloat16 && active()->bf16_tiles.forward && p.kernel[kZ] * p.kernel[kY] * p.kernel[kX] > 1;
 }
 
 void forward(const ForwardArgs& args) {

@@ -23,10 +23,11 @@ def build_info() -> dict[str, Any]:
 
     Returns:
         `version`; `isa_built`, `isa_present` and `isa_active`, the instruction sets of the CPU kernels in the build,
-        those that this machine can run, and the one in use (None without compiled kernels); `cuda_architectures`,
-        those that the build has CUDA kernels for, empty without CUDA ("90" runs on later ones too, "80-real" only on
-        its own generation), and `cuda_toolkit`, the version of the nvcc that built them, or None; `compiler` and
-        `openmp`, its version or None; `missing`, why there are no compiled kernels, or None.
+        those that this machine can run, and the one in use (None without compiled kernels): the best last, and first
+        "amx", which is used only where `NATTEN_CORE_ISA` asks for it; `cuda_architectures`, those that the build has
+        CUDA kernels for, empty without CUDA ("90" runs on later ones too, "80-real" only on its own generation), and
+        `cuda_toolkit`, the version of the nvcc that built them, or None; `compiler` and `openmp`, its version or None;
+        `missing`, why there are no compiled kernels, or None.
     """
     module = _loader._C
     built = {} if module is None else module.build_info()

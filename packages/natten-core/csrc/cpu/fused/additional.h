@@ -47,7 +47,11 @@ struct Additional {
         pack_row<E>(token(i), sizes.head_dim, E(1), row);
       }
     }
-    if (gathered) memset(gathered, 0, static_cast<size_t>(s.additional) * sizes.padded_dim * sizeof(T));
+    if (gathered) clear(s, sizes);
+  }
+
+  NATTEN_MEMBER void clear(const Sizes<E>& s, const TokenSizes<E>& sizes) const {
+    memset(gathered, 0, static_cast<size_t>(s.additional) * sizes.padded_dim * sizeof(T));
   }
 
   // Scores of all query rows of the work, behind those of their windows.

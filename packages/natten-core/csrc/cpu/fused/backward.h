@@ -46,13 +46,36 @@ struct BackwardScratch {
     group.keys = arena.template take_as<KeyRow>(RowGroup::most_keys(s.p));
     group.windows = arena.template take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
   }
+
+  template <class S>
+  NATTEN_MEMBER void pack(const ForwardArgs& args, const Sizes<E>& s, const RingRow& row) const {
+    pack_key_planes<E, S>(s, s.key, row, args.key, key_planes);
+    pack_key_planes<E, S>(s, s.value, row, args.value, value_planes);
+    pack_key_rows<E, S>(s, s.key, row, args.key, key_rows);
+  }
+  template <class S>
+  NATTEN_MEMBER void pack_additional(const ForwardArgs& args, const Sizes<E>& s, const Item& item) const {
+    keys.template pack<S>(s, s.key, item, args.additional_key);
+    values.template pack<S>(s, s.value, item, args.additional_value);
+  }
 };
 
-// Packs the queries and output gradients of one row, as planes and as tokens; returns the gradient of each lane's
-// log-sum-exp.
+// The gradient of the log-sum-exp of each lane of query row r.
+template <class T>
+NATTEN_KERNEL Vec<T> load_grad_lse(const BackwardArgs& args, const Plan& plan, const Map& map, const Work& w, int r) {
+  Vec<T> grad_lse = {};
+  if (args.grad_lse.data) {
+    const T* row = map.row<T>(args.grad_lse, w.group.z, w.group.y + r);
+    for (int lane = 0; lane < w.c.lanes; ++lane)
+      grad_lse[lane] = row[plan.coordinate[w.column + lane] * args.grad_lse.axis[kX]];
+  }
+  return grad_lse;
+}
+
+// Packs the queries and output gradients of one row, as planes and as tokens.
 template <class E, class S>
-NATTEN_KERNEL Vec<Sum<E>> load_queries(const BackwardArgs& args, const Sizes<E>& s, const Map& map,
-                                       const BackwardScratch<E>& scratch, const Work& w, int r) {
+NATTEN_KERNEL void load_queries(const BackwardArgs& args, const Sizes<E>& s, const Map& map,
+                                const BackwardScratch<E>& scratch, const Work& w, int r) {
   using T = Sum<E>;
   constexpr int n = kLanes<E>;
   const Tensor& query = args.forward.query;
@@ -65,13 +88,6 @@ NATTEN_KERNEL Vec<Sum<E>> load_queries(const BackwardArgs& args, const Sizes<E>&
   pack_planes<E>(grads, s.value.head_dim, T(1), scratch.grad_output_planes + planes(s.value), n);
   pack_tokens<E, S>(s, s.key, map, w, r, query, scratch.query_rows);
   pack_tokens<E, S>(s, s.value, map, w, r, args.grad_output, scratch.grad_output_rows);
-  Vec<T> grad_lse = {};
-  if (args.grad_lse.data) {
-    const T* row = map.row<T>(args.grad_lse, z, y);
-    for (int lane = 0; lane < w.c.lanes; ++lane)
-      grad_lse[lane] = row[s.plan.coordinate[w.column + lane] * args.grad_lse.axis[kX]];
-  }
-  return grad_lse;
 }
 
 // Adds the dS of query row r to the lanes of the bias gradient.
@@ -135,8 +151,7 @@ static void backward_block(const BackwardArgs& args, const Sizes<E>& s, const Ma
   constexpr int n = kLanes<E>;
   const RowGroup& group = w.group;
   const int64_t block_window = static_cast<int64_t>(s.window) * n;
-  Vec<T> grad_lse[kScoreRows];
-  for (int r = 0; r < group.rows; ++r) grad_lse[r] = load_queries<E, S>(args, s, map, scratch, w, r);
+  for (int r = 0; r < group.rows; ++r) load_queries<E, S>(args, s, map, scratch, w, r);
 
   ahead.cut(2 * group.key_rows);
   const int64_t table = w.head * s.bias_head + w.lane_class * s.bias_class;
@@ -153,7 +168,8 @@ static void backward_block(const BackwardArgs& args, const Sizes<E>& s, const Ma
   store<T>(factors, broadcast<T>(static_cast<T>(s.p.scale)));
   for (int r = 0; r < group.rows; ++r) {
     T* grad_scores = scratch.grad_scores + r * block_window;
-    differentiate(s, w, r, grad_lse[r], scratch.weights + r * block_window, grad_scores, grad_bias);
+    const Vec<T> grad_lse = load_grad_lse<T>(args, s.plan, map, w, r);
+    differentiate(s, w, r, grad_lse, scratch.weights + r * block_window, grad_scores, grad_bias);
     const Results<T, S> out(s.plan, w, s.key.padded_dim, map.row<S>(args.grad_query, group.z, group.y + r),
                             args.grad_query.axis[kX], scratch.results);
     const int sum_rows = window_rows<E>(s, s.key, w, r, scratch.key_rows, scratch.key_pointers);
@@ -189,9 +205,9 @@ NATTEN_KERNEL void drop_row(const Sizes<E>& s, const TokenSizes<E>& sizes, const
   }
 }
 
-template <class E, class S>
-static void backward_tile(const BackwardArgs& args, const Sizes<E>& s, const BackwardScratch<E>& scratch,
-                          const Item& item, const Item* next_tile, const Chunk& chunk, double* grad_additional) {
+template <class E, class S, class Scratch>
+static void backward_tile(const BackwardArgs& args, const Sizes<E>& s, const Scratch& scratch, const Item& item,
+                          const Item* next_tile, const Chunk& chunk, double* grad_additional) {
   using T = Sum<E>;
   const ForwardArgs& f = args.forward;
   const auto drop = [&](const RingRow& row) {
@@ -199,9 +215,7 @@ static void backward_tile(const BackwardArgs& args, const Sizes<E>& s, const Bac
     drop_row<E, S>(s, s.value, row, args.grad_value, T(1), scratch.grad_value);
   };
   const auto pack = [&](const RingRow& row) {
-    pack_key_planes<E, S>(s, s.key, row, f.key, scratch.key_planes);
-    pack_key_planes<E, S>(s, s.value, row, f.value, scratch.value_planes);
-    pack_key_rows<E, S>(s, s.key, row, f.key, scratch.key_rows);
+    scratch.template pack<S>(f, s, row);
     memset(scratch.grad_key + row.slot * s.key.row, 0, static_cast<size_t>(s.key.row) * sizeof(T));
     memset(scratch.grad_value + row.slot * s.value.row, 0, static_cast<size_t>(s.value.row) * sizeof(T));
   };
@@ -214,10 +228,7 @@ static void backward_tile(const BackwardArgs& args, const Sizes<E>& s, const Bac
     scratch.values.move(s, s.value, 1, sums + s.additional * dim);
   };
   int gathered = 0;
-  if (s.additional > 0) {
-    scratch.keys.template pack<S>(s, s.key, item, f.additional_key);
-    scratch.values.template pack<S>(s, s.value, item, f.additional_value);
-  }
+  if (s.additional > 0) scratch.template pack_additional<S>(f, s, item);
   walk<E, S>(s, item, next_tile, touched, scratch.group, chunk.head0, drop, pack,
              [&](const Map& map, const Work& work, Ahead& ahead) {
                backward_block<E, S>(args, s, map, scratch, work, ahead);
@@ -233,19 +244,25 @@ int64_t backward_scratch_bytes(const Problem& problem, const Plan& plan) {
   return arena.used * static_cast<int64_t>(sizeof(Sum<E>));
 }
 
-template <class E, class S>
-void backward(const BackwardArgs& args, const Plan& plan, const Chunk& chunk, void* memory, const ChunkSums& sums) {
+// `Scratch` says by its type which backward_block there is.
+template <class E, class S, class Scratch>
+NATTEN_KERNEL void backward_chunk(const BackwardArgs& args, const Sizes<E>& s, const Chunk& chunk,
+                                  const Scratch& scratch, const ChunkSums& sums) {
   using T = Sum<E>;
-  const Sizes<E> s(args.forward.problem, plan);
-  Arena<T> arena{static_cast<T*>(memory)};
-  const BackwardScratch<E> scratch(s, arena);
   if (args.forward.rpb) fill_bias<E>(s, static_cast<const T*>(args.forward.rpb), chunk, s.bias_factor(), scratch.bias);
   if (sums.bias) memset(scratch.grad_bias, 0, static_cast<size_t>(chunk.heads * s.bias_head) * sizeof(T));
   memset(scratch.zeros, 0, static_cast<size_t>(s.zeros()) * sizeof(T));
-  for_tiles(plan, chunk, [&](const Item& tile, const Item* next) {
+  for_tiles(s.plan, chunk, [&](const Item& tile, const Item* next) {
     backward_tile<E, S>(args, s, scratch, tile, next, chunk, sums.additional);
   });
   if (sums.bias) fold_grad_bias(s, chunk, scratch.grad_bias, static_cast<T*>(sums.bias));
+}
+
+template <class E, class S>
+void backward(const BackwardArgs& args, const Plan& plan, const Chunk& chunk, void* memory, const ChunkSums& sums) {
+  const Sizes<E> s(args.forward.problem, plan);
+  Arena<Sum<E>> arena{static_cast<Sum<E>*>(memory)};
+  backward_chunk<E, S>(args, s, chunk, BackwardScratch<E>(s, arena), sums);
 }
 
 }  // namespace natten_core::cpu::NATTEN_ISA

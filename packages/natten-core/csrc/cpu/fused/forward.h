@@ -31,6 +31,17 @@ struct ForwardScratch {
     group.keys = arena.template take_as<KeyRow>(RowGroup::most_keys(s.p));
     group.windows = arena.template take_as<int64_t>(static_cast<int64_t>(kScoreRows) * s.key_rows);
   }
+
+  template <class S>
+  NATTEN_MEMBER void pack(const ForwardArgs& args, const Sizes<E>& s, const RingRow& row) const {
+    pack_key_planes<E, S>(s, s.key, row, args.key, key_planes);
+    pack_key_rows<E, S>(s, s.value, row, args.value, value_rows);
+  }
+  template <class S>
+  NATTEN_MEMBER void pack_additional(const ForwardArgs& args, const Sizes<E>& s, const Item& item) const {
+    keys.template pack<S>(s, s.key, item, args.additional_key);
+    values.template pack<S>(s, s.value, item, args.additional_value);
+  }
 };
 
 // Turns one query row's scores into unnormalised weights; returns what normalises them and the log-sum-exp.
@@ -42,6 +53,15 @@ NATTEN_KERNEL void softmax(const Sizes<E>& s, int window, T* scores, Vec<T>& fac
   const Vec<T> sum = sums[0] + sums[1];
   factor = T(1) / sum;
   lse = most * s.logit() + vlog<T>(sum);
+}
+
+template <class T>
+NATTEN_KERNEL void store_lse(const ForwardArgs& args, const Plan& plan, const Map& map, const Work& w, int r,
+                             Vec<T> lse) {
+  alignas(kVectorBytes) T lses[kLanes<T>];
+  store<T>(lses, lse);
+  T* row = map.row<T>(args.lse, w.group.z, w.group.y + r);
+  for (int lane = 0; lane < w.c.lanes; ++lane) row[plan.coordinate[w.column + lane] * args.lse.axis[kX]] = lses[lane];
 }
 
 template <class E, class S>
@@ -66,11 +86,9 @@ static void forward_block(const ForwardArgs& args, const Sizes<E>& s, const Map&
     T* scores = scratch.scores + static_cast<int64_t>(r) * s.window * n;
     Vec<T> factor, lse;
     softmax(s, w.window(r) + s.additional, scores, factor, lse);
-    alignas(kVectorBytes) T factors[n], lses[n];
-    store<T>(factors, factor), store<T>(lses, lse);
-    T* lse_row = map.row<T>(args.lse, z, w.group.y + r);
-    for (int lane = 0; lane < lanes; ++lane)
-      lse_row[s.plan.coordinate[w.column + lane] * args.lse.axis[kX]] = lses[lane];
+    alignas(kVectorBytes) T factors[n];
+    store<T>(factors, factor);
+    store_lse<T>(args, s.plan, map, w, r, lse);
     const Results<T, S> out(s.plan, w, s.value.padded_dim, map.row<S>(args.output, z, w.group.y + r),
                             args.output.axis[kX], scratch.results);
     const int sum_rows = window_rows<E>(s, s.value, w, r, scratch.value_rows, scratch.value_pointers);
@@ -82,21 +100,15 @@ static void forward_block(const ForwardArgs& args, const Sizes<E>& s, const Map&
   }
 }
 
-template <class E, class S>
-static void forward_tile(const ForwardArgs& args, const Sizes<E>& s, const ForwardScratch<E>& scratch, const Item& item,
+template <class E, class S, class Scratch>
+static void forward_tile(const ForwardArgs& args, const Sizes<E>& s, const Scratch& scratch, const Item& item,
                          const Item* next_tile, int32_t head0) {
-  const auto pack = [&](const RingRow& row) {
-    pack_key_planes<E, S>(s, s.key, row, args.key, scratch.key_planes);
-    pack_key_rows<E, S>(s, s.value, row, args.value, scratch.value_rows);
-  };
-  if (s.additional > 0) {
-    scratch.keys.template pack<S>(s, s.key, item, args.additional_key);
-    scratch.values.template pack<S>(s, s.value, item, args.additional_value);
-  }
+  if (s.additional > 0) scratch.template pack_additional<S>(args, s, item);
   const Touched touched = {{{&args.key, s.p.head_dim}, {&args.value, s.p.head_dim_v}},
                            {{&args.query, s.p.head_dim}, {&args.output, s.p.head_dim_v}}};
   walk<E, S>(
-      s, item, next_tile, touched, scratch.group, head0, [](const RingRow&) {}, pack,
+      s, item, next_tile, touched, scratch.group, head0, [](const RingRow&) {},
+      [&](const RingRow& row) { scratch.template pack<S>(args, s, row); },
       [&](const Map& map, const Work& work, Ahead& ahead) { forward_block<E, S>(args, s, map, scratch, work, ahead); });
 }
 
@@ -107,16 +119,22 @@ int64_t forward_scratch_bytes(const Problem& problem, const Plan& plan) {
   return arena.used * static_cast<int64_t>(sizeof(Sum<E>));
 }
 
-template <class E, class S>
-void forward(const ForwardArgs& args, const Plan& plan, const Chunk& chunk, void* memory) {
+// `Scratch` says by its type which forward_block there is.
+template <class E, class S, class Scratch>
+NATTEN_KERNEL void forward_chunk(const ForwardArgs& args, const Sizes<E>& s, const Chunk& chunk,
+                                 const Scratch& scratch) {
   using T = Sum<E>;
-  const Sizes<E> s(args.problem, plan);
-  Arena<T> arena{static_cast<T*>(memory)};
-  const ForwardScratch<E> scratch(s, arena);
   if (args.rpb) fill_bias<E>(s, static_cast<const T*>(args.rpb), chunk, s.bias_factor(), scratch.bias);
   memset(scratch.zeros, 0, static_cast<size_t>(s.zeros()) * sizeof(T));
-  for_tiles(plan, chunk,
+  for_tiles(s.plan, chunk,
             [&](const Item& tile, const Item* next) { forward_tile<E, S>(args, s, scratch, tile, next, chunk.head0); });
+}
+
+template <class E, class S>
+void forward(const ForwardArgs& args, const Plan& plan, const Chunk& chunk, void* memory) {
+  const Sizes<E> s(args.problem, plan);
+  Arena<Sum<E>> arena{static_cast<Sum<E>*>(memory)};
+  forward_chunk<E, S>(args, s, chunk, ForwardScratch<E>(s, arena));
 }
 
 }  // namespace natten_core::cpu::NATTEN_ISA

@@ -127,6 +127,7 @@ struct Work {
   const RowGroup& group;
   int lane_class, head;  // head counts from the chunk's first
   int64_t column, key_column;  // key_column counts from the first packed column
+  int64_t packed_from;  // that column
 
   // Slots of query row r, those of additional keys not among them.
   int window(int r) const { return group.window_rows(r) * c.slots; }

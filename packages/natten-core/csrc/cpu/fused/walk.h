@@ -121,7 +121,7 @@ NATTEN_KERNEL void walk(const Sizes<E>& s, const Item& item, const Item* next_ti
         look_ahead<E, S>(s, map, next_tile, touched, stop, ring.next, b, ahead);
         body(map,
              Work{s.plan.classes[block.lane_class], group, block.lane_class, map.head - head0, block.column,
-                  block.key_column - begin},
+                  block.key_column - begin, begin},
              ahead);
       }
     }
