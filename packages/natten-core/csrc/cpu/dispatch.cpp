@@ -20,6 +20,7 @@ const Kernels& avx512_bf16() {
     Kernels k = kAvx512;
     k.name = "avx512_bf16";
     k.bf16_pairs = kAvx512Bf16Pairs;
+    k.two_stage_bf16_pairs = kAvx512Bf16PairsTwoStage;
     return k;
   }();
   return kernels;
@@ -78,7 +79,7 @@ const TwoStageKernels& two_stage(const Problem& problem) {
   switch (problem.dtype) {
     case DType::kFloat64: return active()->two_stage64;
     case DType::kFloat16: return active()->two_stage16;
-    case DType::kBFloat16: return active()->two_stage_bf16;
+    case DType::kBFloat16: return is_paired(problem) ? active()->two_stage_bf16_pairs : active()->two_stage_bf16;
     case DType::kFloat32: break;
   }
   return active()->two_stage32;

@@ -24,13 +24,16 @@ struct Kernels {
   int rows_per_block;
   TypedKernels f32, f64, f16, bf16;
   TwoStageKernels two_stage32, two_stage64, two_stage16, two_stage_bf16;
-  TypedKernels bf16_pairs = {};  // products of bf16 rather than float, see fused/pairs.h; may be empty
+  // With products of bf16 rather than float, see fused/pairs.h; may be empty.
+  TypedKernels bf16_pairs = {};
+  TwoStageKernels two_stage_bf16_pairs = {};
 };
 
 extern const Kernels kGeneric;
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
 extern const TypedKernels kAvx512Bf16Pairs;
+extern const TwoStageKernels kAvx512Bf16PairsTwoStage;
 
 std::vector<std::string> isa_built();    // best last
 std::vector<std::string> isa_present();  // built, and this machine has them; best last
@@ -39,7 +42,7 @@ std::string isa_active();
 // Makes `name` the instruction set in use. Throws std::runtime_error where this machine or build lacks it.
 void set_isa(const std::string& name);
 
-// Whether the fused kernel of a bf16 problem multiplies in bf16.
+// Whether the kernels of a problem multiply in bf16.
 bool is_paired(const Problem& problem);
 
 void forward(const ForwardArgs& args);

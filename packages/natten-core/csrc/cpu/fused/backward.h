@@ -63,8 +63,8 @@ NATTEN_KERNEL Vec<Sum<E>> load_queries(const BackwardArgs& args, const Sizes<E>&
   const auto planes = [&](const TokenSizes<E>& t) { return static_cast<int64_t>(r) * t.planes * n; };
   pack_planes<E>(queries, s.key.head_dim, s.unit(), scratch.query_planes + planes(s.key), n);
   pack_planes<E>(grads, s.value.head_dim, T(1), scratch.grad_output_planes + planes(s.value), n);
-  pack_tokens<E, S>(s, s.key, map, w, r, query, scratch.query_rows);
-  pack_tokens<E, S>(s, s.value, map, w, r, args.grad_output, scratch.grad_output_rows);
+  pack_tokens<E, S>(s, s.key, map, w, r, query, T(1), scratch.query_rows);
+  pack_tokens<E, S>(s, s.value, map, w, r, args.grad_output, T(1), scratch.grad_output_rows);
   Vec<T> grad_lse = {};
   if (args.grad_lse.data) {
     const T* row = map.row<T>(args.grad_lse, z, y);
