@@ -28,7 +28,7 @@ import natten_core
 from natten_core import neighborhood_attention
 
 SLIDING = "1d-dilated-remainder", "1d-even-two", "1d-wide", "2d-prime", "2d-lanes", "2d-dilated-remainder", "3d-dilated"
-STRIDED = "1d-strided-long", "1d-causal-strided", "2d-strided-per-axis", "2d-causal-strided"
+STRIDED = "1d-strided-long", "1d-causal-strided", "2d-strided-per-axis", "2d-causal-strided", "3d-causal-strided"
 CAUSAL = "1d-causal-wide", "2d-causal-lanes", "2d-causal-dilated-short", "3d-causal-time"
 SHARED = "1d-shared-odd", "2d-grouped", "2d-values-of-one", "2d-additional-grouped", "2d-additional-one"
 MIXED = "2d-causal-additional", "3d-everything"

@@ -65,6 +65,13 @@ const Kernels*& active() {
   return kernels;
 }
 
+// Whether bf16 is multiplied as it is. Pairs have the bias divided by the scale; and they take subnormal numbers for
+// zero, which one key's value must not be.
+bool is_paired(const Problem& p) {
+  const bool several = p.kernel[kZ] * p.kernel[kY] * p.kernel[kX] > 1;
+  return p.dtype == DType::kBFloat16 && active()->bf16_pairs.forward && several && p.scale > 1e-20;
+}
+
 const TypedKernels& typed(const Problem& problem) {
   switch (problem.dtype) {
     case DType::kFloat64: return active()->f64;
@@ -75,11 +82,17 @@ const TypedKernels& typed(const Problem& problem) {
   return active()->f32;
 }
 
-const TwoStageKernels& two_stage(const Problem& problem) {
+// Passes without scores gain by pairs of key rows alone.
+bool is_paired(const Problem& p, TwoStagePass pass) {
+  const bool scores = pass == TwoStagePass::kQk || pass == TwoStagePass::kAvBackward;
+  return is_paired(p) && (scores || has_row_pairs(p));
+}
+
+const TwoStageKernels& two_stage(const Problem& problem, TwoStagePass pass) {
   switch (problem.dtype) {
     case DType::kFloat64: return active()->two_stage64;
     case DType::kFloat16: return active()->two_stage16;
-    case DType::kBFloat16: return is_paired(problem) ? active()->two_stage_bf16_pairs : active()->two_stage_bf16;
+    case DType::kBFloat16: return is_paired(problem, pass) ? active()->two_stage_bf16_pairs : active()->two_stage_bf16;
     case DType::kFloat32: break;
   }
   return active()->two_stage32;
@@ -112,7 +125,7 @@ struct TwoStageWork {
   Plan plan;
   int64_t scratch_bytes;
   TwoStageWork(const Problem& p, TwoStagePass pass)
-      : kernels(two_stage(p)),
+      : kernels(two_stage(p, pass)),
         plan(make_plan(p, kernels.lanes, active()->rows_per_block,
                        pass == TwoStagePass::kQkBackward || pass == TwoStagePass::kAvBackward)),
         scratch_bytes(kernels.scratch_bytes(p, plan, pass)) {}
@@ -132,13 +145,6 @@ void set_isa(const std::string& name) {
     return;
   }
   throw std::runtime_error("this build has no kernels for '" + name + "'");
-}
-
-// Pairs are of key rows, so there must be two in a window, but for that of a map's first row; and they have the bias
-// divided by the scale.
-bool is_paired(const Problem& p) {
-  const bool two_rows = p.kernel[kY] - (p.causal[kY] ? p.stride[kY] - 1 : 0) > 1;
-  return p.dtype == DType::kBFloat16 && active()->bf16_pairs.forward && two_rows && p.scale > 1e-20;
 }
 
 void forward(const ForwardArgs& args) {

@@ -42,9 +42,6 @@ std::string isa_active();
 // Makes `name` the instruction set in use. Throws std::runtime_error where this machine or build lacks it.
 void set_isa(const std::string& name);
 
-// Whether the kernels of a problem multiply in bf16.
-bool is_paired(const Problem& problem);
-
 void forward(const ForwardArgs& args);
 void backward(const BackwardArgs& args);
 void qk(const QkArgs& args);

@@ -10,7 +10,7 @@
 #include "additional.h"
 #include "context.h"
 #include "spread_rows.h"
-#include "weighted_sum.h"
+#include "sum_row.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
 
@@ -156,11 +156,8 @@ static void backward_block(const BackwardArgs& args, const Sizes<E>& s, const Ma
     differentiate(s, w, r, grad_lse[r], scratch.weights + r * block_window, grad_scores, grad_bias);
     const Results<T, S> out(s.plan, w, s.key.padded_dim, map.row<S>(args.grad_query, group.z, group.y + r),
                             args.grad_query.axis[kX], scratch.results);
-    const int sum_rows = window_rows<E>(s, s.key, w, r, scratch.key_rows, scratch.key_pointers);
-    weighted_sums<E>(
-        {sum_weights(s, w, r, grad_scores, scratch.pairs), scratch.key_pointers, factors, out.rows, w.c.offset, w.c.end,
-         sum_rows, w.c.slots, s.key.head_dim, s.key.padded_dim, w.c.is_whole(), scratch.keys.rows, s.additional_sum},
-        w.c.lanes);
+    sum_row<E>(s, s.key, w, r, grad_scores, {scratch.key_rows, scratch.keys.rows, scratch.key_pointers, scratch.pairs},
+               factors, out.rows);
     out.write(w.c.lanes, s.key.head_dim);
   }
   spread_rows<E>(s, s.value, w, scratch.weights, scratch.grad_output_rows, scratch.pairs, scratch.grad_value);

@@ -116,11 +116,8 @@ NATTEN_KERNEL void sum_rows(const Sizes<E>& s, const Map& map, const Work& w, in
   const TokenSizes<E>& sizes = scratch.sizes;
   const Results<T, S> results(s.plan, w, sizes.padded_dim, map.row<S>(out, w.group.z, w.group.y + r), out.axis[kX],
                               scratch.results);
-  const int rows = window_rows<E>(s, sizes, w, r, scratch.key_rows, scratch.pointers);
-  weighted_sums<E>({sum_weights(s, w, r, scratch.row_weights(s, r), scratch.pairs), scratch.pointers, factors,
-                    results.rows, w.c.offset, w.c.end, rows, w.c.slots, sizes.head_dim, sizes.padded_dim,
-                    w.c.is_whole(), scratch.additional.rows, s.additional_sum},
-                   w.c.lanes);
+  sum_row<E>(s, sizes, w, r, scratch.row_weights(s, r),
+             {scratch.key_rows, scratch.additional.rows, scratch.pointers, scratch.pairs}, factors, results.rows);
   results.write(w.c.lanes, sizes.head_dim);
 }
 
