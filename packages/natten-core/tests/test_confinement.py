@@ -28,7 +28,7 @@ import natten_core
 from natten_core import neighborhood_attention
 
 SLIDING = "1d-dilated-remainder", "1d-even-two", "1d-wide", "2d-prime", "2d-lanes", "2d-dilated-remainder", "3d-dilated"
-STRIDED = "1d-strided-long", "1d-causal-strided", "2d-strided-per-axis", "2d-causal-strided"
+STRIDED = "1d-strided-long", "1d-causal-strided", "2d-strided-per-axis", "2d-causal-strided", "3d-causal-strided"
 CAUSAL = "1d-causal-wide", "2d-causal-lanes", "2d-causal-dilated-short", "3d-causal-time"
 SHARED = "1d-shared-odd", "2d-grouped", "2d-values-of-one", "2d-additional-grouped", "2d-additional-one"
 MIXED = "2d-causal-additional", "3d-everything"
@@ -93,9 +93,9 @@ def test_attention(case: Case, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
-def test_two_stages(case: Case, backend: str) -> None:
-    dtype = torch.float32
+def test_two_stages(case: Case, dtype: torch.dtype, backend: str) -> None:
     tensors = case.tensors(dtype, requires_grad=False)
     seen = torch.nn.functional.pad(slots(case)[1], (0, case.additional or 0), value=True)
     seen = seen[:, None].unflatten(0, case.spatial)
@@ -103,7 +103,7 @@ def test_two_stages(case: Case, backend: str) -> None:
     def there(scores: Tensor) -> tuple[Tensor]:
         return (torch.where(seen, scores, 0.0),)
 
-    attn = torch.randn(case.batch, *case.spatial, case.heads, seen.shape[-1])
+    attn = torch.randn(case.batch, *case.spatial, case.heads, seen.shape[-1]).to(dtype)
     hold(
         case,
         dtype,
@@ -115,7 +115,7 @@ def test_two_stages(case: Case, backend: str) -> None:
     hold(
         case,
         dtype,
-        {"attn": attn, **second, "grad_output": torch.randn(*attn.shape[:-1], second["value"].shape[-1])},
+        {"attn": attn, **second, "grad_output": torch.randn(*attn.shape[:-1], second["value"].shape[-1]).to(dtype)},
         lambda given: (AV[case.rank](**given, **windowed(case), backend=backend),),
         lambda given: (values_written_out(case, given["attn"], given),),
     )

@@ -69,14 +69,17 @@ def test_bits_do_not_depend_on_threads(name: str, dtype: torch.dtype) -> None:
         assert all(torch.equal(a, b) for a, b in zip(run(threads), first, strict=True)), threads
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("heads", [2, 6])
 @pytest.mark.parametrize("additional", [0, 5])
 @pytest.mark.parametrize(
     "settings", [{}, {"dilation": 4}, {"stride": 2, "dilation": (3, 1), "is_causal": (False, True)}], ids=str
 )
-def test_bits_of_two_stages_do_not_depend_on_threads(settings: dict[str, Any], additional: int, heads: int) -> None:
-    q, (k, v) = torch.randn(2, 40, 19, heads, 8), torch.randn(2, 2, 40, 19, 2, 8)
-    rpb, more = torch.randn(heads, 5, 5), torch.randn(2, 2, additional, 2, 8)
+def test_bits_of_two_stages_do_not_depend_on_threads(
+    settings: dict[str, Any], additional: int, heads: int, dtype: torch.dtype
+) -> None:
+    q, (k, v) = torch.randn(2, 40, 19, heads, 8).to(dtype), torch.randn(2, 2, 40, 19, 2, 8).to(dtype)
+    rpb, more = torch.randn(heads, 5, 5), torch.randn(2, 2, additional, 2, 8).to(dtype)
     leaves = [t.requires_grad_() for t in (q, k, v, rpb, more)[: 5 if additional else 4]]
     keys, values = more.unbind() if additional else (None, None)
 

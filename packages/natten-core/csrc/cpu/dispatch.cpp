@@ -29,6 +29,7 @@ const Kernels& avx512_bf16() {
     Kernels k = kAvx512;
     k.name = "avx512_bf16";
     k.bf16_pairs = kAvx512Bf16Pairs;
+    k.two_stage_bf16_pairs = kAvx512Bf16PairsTwoStage;
     return k;
   }();
   return kernels;
@@ -100,6 +101,16 @@ const Kernels*& active() {
   return kernels;
 }
 
+// Products of bf16 take subnormal numbers for zero, which one key's value must not be.
+bool may_multiply_bf16(const Problem& p) {
+  return p.dtype == DType::kBFloat16 && p.kernel[kZ] * p.kernel[kY] * p.kernel[kX] > 1;
+}
+
+// Pairs have the bias divided by the scale.
+bool is_paired(const Problem& p) { return active()->bf16_pairs.forward && may_multiply_bf16(p) && p.scale > 1e-20; }
+
+bool is_tiled(const Problem& p) { return active()->bf16_tiles.forward && may_multiply_bf16(p); }
+
 const TypedKernels& typed(const Problem& problem) {
   switch (problem.dtype) {
     case DType::kFloat64: return active()->f64;
@@ -111,11 +122,17 @@ const TypedKernels& typed(const Problem& problem) {
   return active()->f32;
 }
 
-const TwoStageKernels& two_stage(const Problem& problem) {
+// Passes without scores gain by pairs of key rows alone.
+bool is_paired(const Problem& p, TwoStagePass pass) {
+  const bool scores = pass == TwoStagePass::kQk || pass == TwoStagePass::kAvBackward;
+  return is_paired(p) && (scores || has_row_pairs(p));
+}
+
+const TwoStageKernels& two_stage(const Problem& problem, TwoStagePass pass) {
   switch (problem.dtype) {
     case DType::kFloat64: return active()->two_stage64;
     case DType::kFloat16: return active()->two_stage16;
-    case DType::kBFloat16: return active()->two_stage_bf16;
+    case DType::kBFloat16: return is_paired(problem, pass) ? active()->two_stage_bf16_pairs : active()->two_stage_bf16;
     case DType::kFloat32: break;
   }
   return active()->two_stage32;
@@ -148,7 +165,7 @@ struct TwoStageWork {
   Plan plan;
   int64_t scratch_bytes;
   TwoStageWork(const Problem& p, TwoStagePass pass)
-      : kernels(two_stage(p)),
+      : kernels(two_stage(p, pass)),
         plan(make_plan(p, kernels.lanes, active()->rows_per_block,
                        pass == TwoStagePass::kQkBackward || pass == TwoStagePass::kAvBackward)),
         scratch_bytes(kernels.scratch_bytes(p, plan, pass)) {}
@@ -169,19 +186,6 @@ void set_isa(const std::string& name) {
     return;
   }
   throw std::runtime_error("this build has no kernels for '" + name + "'");
-}
-
-// Pairs are of key rows, so there must be two in a window, but for that of a map's first row; and they have the bias
-// divided by the scale.
-bool is_paired(const Problem& p) {
-  const bool two_rows = p.kernel[kY] - (p.causal[kY] ? p.stride[kY] - 1 : 0) > 1;
-  return p.dtype == DType::kBFloat16 && active()->bf16_pairs.forward && two_rows && p.scale > 1e-20;
-}
-
-// A window of one key has nothing to sum, and the value that it has stays as it is, where tiles take what is subnormal
-// for zero.
-bool is_tiled(const Problem& p) {
-  return p.dtype == DType::kBFloat16 && active()->bf16_tiles.forward && p.kernel[kZ] * p.kernel[kY] * p.kernel[kX] > 1;
 }
 
 void forward(const ForwardArgs& args) {

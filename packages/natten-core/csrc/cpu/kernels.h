@@ -26,6 +26,7 @@ struct Kernels {
   TwoStageKernels two_stage32, two_stage64, two_stage16, two_stage_bf16;
   // Products of bf16 rather than float, see fused/pairs.h, and of tiles of them, see amx/sizes.h; may be empty.
   TypedKernels bf16_pairs = {}, bf16_tiles = {};
+  TwoStageKernels two_stage_bf16_pairs = {};
 };
 
 extern const Kernels kGeneric;
@@ -33,6 +34,7 @@ extern const Kernels kAvx2;
 extern const Kernels kAvx512;
 extern const TypedKernels kAvx512Bf16Pairs;
 extern const TypedKernels kAmxBf16Tiles;
+extern const TwoStageKernels kAvx512Bf16PairsTwoStage;
 
 std::vector<std::string> isa_built();    // best last, after what is never chosen by itself
 std::vector<std::string> isa_present();  // built, and this machine has them; in the same order
@@ -40,10 +42,6 @@ std::string isa_active();
 
 // Makes `name` the instruction set in use. Throws std::runtime_error where this machine or build lacks it.
 void set_isa(const std::string& name);
-
-// Whether the fused kernel of a bf16 problem multiplies in bf16, by pairs or by tiles.
-bool is_paired(const Problem& problem);
-bool is_tiled(const Problem& problem);
 
 void forward(const ForwardArgs& args);
 void backward(const BackwardArgs& args);

@@ -96,6 +96,10 @@ struct Plan {
   int32_t rows_per_block = 0;  // query rows that share key loads
 };
 
+// Whether every window has two key rows, but for that of a map's first row, so that no pair of rows need hold one that
+// a window does not see.
+inline bool has_row_pairs(const Problem& p) { return p.kernel[kY] - (p.causal[kY] ? p.stride[kY] - 1 : 0) > 1; }
+
 // The most key rows along y that so many neighbouring query rows see together.
 int64_t most_rows_seen(const Problem& problem, int64_t rows);
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "spread_rows.h"
-#include "weighted_sum.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
 

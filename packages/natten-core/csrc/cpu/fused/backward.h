@@ -10,7 +10,7 @@
 #include "additional.h"
 #include "context.h"
 #include "spread_rows.h"
-#include "weighted_sum.h"
+#include "sum_row.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
 
@@ -86,8 +86,8 @@ NATTEN_KERNEL void load_queries(const BackwardArgs& args, const Sizes<E>& s, con
   const auto planes = [&](const TokenSizes<E>& t) { return static_cast<int64_t>(r) * t.planes * n; };
   pack_planes<E>(queries, s.key.head_dim, s.unit(), scratch.query_planes + planes(s.key), n);
   pack_planes<E>(grads, s.value.head_dim, T(1), scratch.grad_output_planes + planes(s.value), n);
-  pack_tokens<E, S>(s, s.key, map, w, r, query, scratch.query_rows);
-  pack_tokens<E, S>(s, s.value, map, w, r, args.grad_output, scratch.grad_output_rows);
+  pack_tokens<E, S>(s, s.key, map, w, r, query, T(1), scratch.query_rows);
+  pack_tokens<E, S>(s, s.value, map, w, r, args.grad_output, T(1), scratch.grad_output_rows);
 }
 
 // Adds the dS of query row r to the lanes of the bias gradient.
@@ -172,11 +172,8 @@ static void backward_block(const BackwardArgs& args, const Sizes<E>& s, const Ma
     differentiate(s, w, r, grad_lse, scratch.weights + r * block_window, grad_scores, grad_bias);
     const Results<T, S> out(s.plan, w, s.key.padded_dim, map.row<S>(args.grad_query, group.z, group.y + r),
                             args.grad_query.axis[kX], scratch.results);
-    const int sum_rows = window_rows<E>(s, s.key, w, r, scratch.key_rows, scratch.key_pointers);
-    weighted_sums<E>(
-        {sum_weights(s, w, r, grad_scores, scratch.pairs), scratch.key_pointers, factors, out.rows, w.c.offset, w.c.end,
-         sum_rows, w.c.slots, s.key.head_dim, s.key.padded_dim, w.c.is_whole(), scratch.keys.rows, s.additional_sum},
-        w.c.lanes);
+    sum_row<E>(s, s.key, w, r, grad_scores, {scratch.key_rows, scratch.keys.rows, scratch.key_pointers, scratch.pairs},
+               factors, out.rows);
     out.write(w.c.lanes, s.key.head_dim);
   }
   spread_rows<E>(s, s.value, w, scratch.weights, scratch.grad_output_rows, scratch.pairs, scratch.grad_value);

@@ -127,37 +127,6 @@ struct Results {
   }
 };
 
-// Writes the packed rows of the window of query row r, from the work's first key column on, and returns how many: key
-// rows, or pairs of them.
-template <class E>
-NATTEN_KERNEL int window_rows(const Sizes<E>& s, const TokenSizes<E>& sizes, const Work& w, int r, const E* rows,
-                              const E** pointers) {
-  const int keys = w.group.y_keys[r], parts = kPaired<E> ? pair_count(keys) : keys;
-  const int64_t* slots = w.group.windows + static_cast<int64_t>(r) * s.key_rows;
-  for (int z = 0; z < w.group.z_keys; ++z, slots += keys)
-    for (int i = 0; i < parts; ++i)
-      *pointers++ = rows + slots[kPaired<E> ? pair_end(i, keys) : i] * sizes.row + w.key_column * sizes.padded_dim;
-  return w.group.z_keys * parts;
-}
-
-// The weights of query row r [key row][slot][lane] and [additional key][lane] as its weighted sum takes them: as they
-// are, or in `pairs`.
-template <class E>
-NATTEN_KERNEL const E* sum_weights(const Sizes<E>& s, const Work& w, int r, const Sum<E>* weights, E* pairs) {
-  if constexpr (kPaired<E>) {
-    const int keys = w.group.y_keys[r], step = w.c.slots * kLanes<E>;
-    E* out = pairs;
-    for (const float* end = weights + w.group.window_rows(r) * step; weights < end; weights += keys * step)
-      for (int i = 0; i < pair_count(keys); ++i, out += step)
-        narrow_rows(i, keys, [&](int row) { return weights + row * step; }, w.c.slots, out);
-    for (int i = 0; i < s.additional_sum; ++i, out += kLanes<E>)
-      narrow_rows(i, s.additional, [&](int key) { return weights + key * kLanes<E>; }, 1, out);
-    return pairs;
-  } else {
-    return weights;
-  }
-}
-
 // planes[d][margin + column - begin] for the columns of a key row
 template <class E, class S>
 NATTEN_KERNEL void pack_key_planes(const Sizes<E>& s, const TokenSizes<E>& sizes, const RingRow& row, const Tensor& t,
@@ -171,7 +140,7 @@ NATTEN_KERNEL void pack_key_planes(const Sizes<E>& s, const TokenSizes<E>& sizes
   }
 }
 
-// rows[column - begin][d]; pairs are of the key row above and this one.
+// rows[column - begin][d]; pairs are of the key row above and this one, or of this one and nothing.
 template <class E, class S>
 NATTEN_KERNEL void pack_key_rows(const Sizes<E>& s, const TokenSizes<E>& sizes, const RingRow& row, const Tensor& t,
                                  E* ring) {
@@ -180,7 +149,8 @@ NATTEN_KERNEL void pack_key_rows(const Sizes<E>& s, const TokenSizes<E>& sizes, 
   for (int64_t column = row.begin; column < row.end; ++column, packed += sizes.padded_dim) {
     const int64_t token = s.plan.coordinate[column] * t.axis[kX];
     if constexpr (kPaired<E>)
-      pack_pair_row(above + token, memory + token, sizes.head_dim, packed);
+      pack_pair_row((s.paired_rows ? above : memory) + token, s.paired_rows ? memory + token : nullptr, sizes.head_dim,
+                    packed);
     else
       pack_row<E>(memory + token, sizes.head_dim, E(1), packed);
   }

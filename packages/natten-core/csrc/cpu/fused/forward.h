@@ -4,7 +4,7 @@
 
 #include "additional.h"
 #include "context.h"
-#include "weighted_sum.h"
+#include "sum_row.h"
 
 namespace natten_core::cpu::NATTEN_ISA {
 
@@ -91,11 +91,8 @@ static void forward_block(const ForwardArgs& args, const Sizes<E>& s, const Map&
     store_lse<T>(args, s.plan, map, w, r, lse);
     const Results<T, S> out(s.plan, w, s.value.padded_dim, map.row<S>(args.output, z, w.group.y + r),
                             args.output.axis[kX], scratch.results);
-    const int sum_rows = window_rows<E>(s, s.value, w, r, scratch.value_rows, scratch.value_pointers);
-    weighted_sums<E>({sum_weights(s, w, r, scores, scratch.pairs), scratch.value_pointers, factors, out.rows,
-                      w.c.offset, w.c.end, sum_rows, w.c.slots, s.value.head_dim, s.value.padded_dim, w.c.is_whole(),
-                      scratch.values.rows, s.additional_sum},
-                     lanes);
+    sum_row<E>(s, s.value, w, r, scores,
+               {scratch.value_rows, scratch.values.rows, scratch.value_pointers, scratch.pairs}, factors, out.rows);
     out.write(lanes, s.value.head_dim);
   }
 }

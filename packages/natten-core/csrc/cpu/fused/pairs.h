@@ -1,7 +1,8 @@
 // Products of bf16 by pairs, where the machine multiplies those: of neighbouring dimensions in the scores, of
-// neighbouring key rows in the weighted sums, of neighbouring query rows in their transposes. No pair holds a row that
-// a window does not see, for whatever lies there, a NaN times nothing would be a NaN: where rows are odd in number, the
-// last pair begins one row early and the row that is in two pairs has half its weight in each.
+// neighbouring key rows in the weighted sums, of neighbouring query rows in their transposes; of one row and nothing
+// where it has no such neighbour. No pair holds a row that a window does not see, for whatever lies there, a NaN times
+// nothing would be a NaN: where rows are odd in number, the last pair begins one row early and the row that is in two
+// pairs has half its weight in each.
 #pragma once
 
 #include "storage.h"

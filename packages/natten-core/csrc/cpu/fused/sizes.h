@@ -46,10 +46,12 @@ struct Sizes {
   const Problem& p;
   const Plan& plan;
   int additional;  // keys beside the window
+  bool paired_rows;  // pairs in sums are of key rows; else of one row and nothing
   // Of a whole window: slots of one key row, key rows, and slots in all, those of additional keys among them. That of a
   // query may have fewer.
   int slots, key_rows, window;
-  int sum_rows, additional_sum;  // of its weighted sum: key rows and additional keys, or pairs of them
+  // Of its weighted sum: key rows, or pairs of them; additional keys, or pairs of them.
+  int sum_rows, additional_sum;
   int64_t columns;  // of one plane of a key row
   TokenSizes<E> key, value;
   int64_t bias_rows, bias_class;  // bias table: [class][bias row (2Kz-1)(2Ky-1)][slot][lane]
@@ -60,11 +62,12 @@ struct Sizes {
       : p(problem),
         plan(work),
         additional(static_cast<int>(problem.additional)),
+        paired_rows(kPaired<E> && has_row_pairs(problem)),
         slots(static_cast<int>(problem.kernel[kX])),
         key_rows(static_cast<int>(problem.kernel[kZ] * problem.kernel[kY])),
         window(slots * key_rows + additional),
-        sum_rows(kPaired<E> ? static_cast<int>(problem.kernel[kZ]) * pair_count(static_cast<int>(problem.kernel[kY]))
-                            : key_rows),
+        sum_rows(paired_rows ? static_cast<int>(problem.kernel[kZ]) * pair_count(static_cast<int>(problem.kernel[kY]))
+                             : key_rows),
         additional_sum(kPaired<E> ? pair_count(additional) : additional),
         columns(odd_lines<T>(kMargin<T> + round_up(work.max_columns, kLanes<T>) + kMargin<T>)),
         key(problem.head_dim, columns, work.max_columns),

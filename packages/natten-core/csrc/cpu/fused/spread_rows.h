@@ -11,10 +11,10 @@ namespace natten_core::cpu::NATTEN_ISA {
 template <class E>
 constexpr int kTokenRows = kPaired<E> ? 2 * kScoreRows - 1 : kScoreRows;
 
-// Adds the tokens of query row r to those of the rows before it.
+// Adds the tokens of query row r, scaled unless they are pairs, to those of the rows before it.
 template <class E, class S>
 NATTEN_KERNEL void pack_tokens(const Sizes<E>& s, const TokenSizes<E>& sizes, const Map& map, const Work& w, int r,
-                               const Tensor& t, E* tokens) {
+                               const Tensor& t, Sum<E> scale, E* tokens) {
   const int64_t step = sizes.block_row();
   const S* row = map.row<S>(t, w.group.z, w.group.y + r);
   for (int lane = 0; lane < w.c.lanes; ++lane, tokens += sizes.padded_dim) {
@@ -25,7 +25,7 @@ NATTEN_KERNEL void pack_tokens(const Sizes<E>& s, const TokenSizes<E>& sizes, co
                       tokens + (r - 1) * step);
       pack_pair_row(row + column, nullptr, sizes.head_dim, tokens + (kScoreRows - 1 + r) * step);
     } else {
-      pack_row<E>(row + column, sizes.head_dim, E(1), tokens + r * step);
+      pack_row<E>(row + column, sizes.head_dim, scale, tokens + r * step);
     }
   }
 }

@@ -15,8 +15,8 @@ NATTEN_KERNEL void for_slot_vectors(int window, Body body) {
 }
 
 // Calls body(place among the slots at hand, or -1, place in the whole window) for every slot of it, in order.
-template <class T, class Body>
-NATTEN_KERNEL void for_whole_window(const Sizes<T>& s, const Work& w, int r, bool forwards, Body body) {
+template <class E, class Body>
+NATTEN_KERNEL void for_whole_window(const Sizes<E>& s, const Work& w, int r, bool forwards, Body body) {
   const int64_t* kernel = s.p.kernel;
   const int additional = s.window - s.additional;  // where those of additional keys begin
   for (int i = 0; i < s.window; ++i) {
@@ -32,17 +32,17 @@ NATTEN_KERNEL void for_whole_window(const Sizes<T>& s, const Work& w, int r, boo
   }
 }
 
-template <class T>
-NATTEN_KERNEL bool is_whole(const Sizes<T>& s, const Work& w, int r) {
+template <class E>
+NATTEN_KERNEL bool is_whole(const Sizes<E>& s, const Work& w, int r) {
   return w.window(r) + s.additional == s.window;
 }
 
 // weights[slot][lane] of the work's query row r; lanes past the last query repeat it.
-template <class T, class S>
-NATTEN_KERNEL void load_slots(const Sizes<T>& s, const Map& map, const Work& w, int r, const Tensor& t, T* weights) {
+template <class E, class S, class T = Sum<E>>
+NATTEN_KERNEL void load_slots(const Sizes<E>& s, const Map& map, const Work& w, int r, const Tensor& t, T* weights) {
   constexpr int n = kLanes<T>;
   const S* queries[n];
-  lane_tokens<T>(s.plan, map.row<S>(t, w.group.z, w.group.y + r), t.axis[kX], w.column, w.column + w.c.lanes - 1,
+  lane_tokens<E>(s.plan, map.row<S>(t, w.group.z, w.group.y + r), t.axis[kX], w.column, w.column + w.c.lanes - 1,
                  queries);
   for_slot_vectors<T>(s.window, [&](int slot) __attribute__((always_inline)) {
     Vec<T> v[n];
@@ -59,10 +59,10 @@ NATTEN_KERNEL void load_slots(const Sizes<T>& s, const Map& map, const Work& w, 
   });
 }
 
-// The reverse, with `missing` in the slots that no lane of the block has. Scratch memory goes on for a vector of slots
-// behind the last row's.
-template <class T, class S>
-NATTEN_KERNEL void store_slots(const Sizes<T>& s, const Map& map, const Work& w, int r, T* weights, T missing,
+// The reverse, with `missing` in the slots that no lane of the block has; what pairs have given, times `factor`.
+// Scratch memory goes on for a vector of slots behind the last row's.
+template <class E, class S, class T = Sum<E>>
+NATTEN_KERNEL void store_slots(const Sizes<E>& s, const Map& map, const Work& w, int r, T* weights, T factor, T missing,
                                const Tensor& t) {
   constexpr int n = kLanes<T>;
   if (!is_whole(s, w, r))  // in place, as no slot comes before its place in the whole window
@@ -73,7 +73,7 @@ NATTEN_KERNEL void store_slots(const Sizes<T>& s, const Map& map, const Work& w,
   for_slot_vectors<T>(s.window, [&](int slot) __attribute__((always_inline)) {
     Vec<T> v[n];
     NATTEN_UNROLL
-    for (int i = 0; i < n; ++i) v[i] = load<T>(weights + (slot + i) * n);
+    for (int i = 0; i < n; ++i) v[i] = load<T>(weights + (slot + i) * n), v[i] = kPaired<E> ? v[i] * factor : v[i];
     transpose_step<T, n / 2>(v);
     NATTEN_UNROLL
     for (int lane = 0; lane < n; ++lane)

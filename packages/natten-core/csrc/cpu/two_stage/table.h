@@ -5,9 +5,9 @@
 
 namespace natten_core::cpu::NATTEN_ISA::two_stage {
 
-// T: what is computed with; S: what is stored.
-template <class T, class S>
-constexpr TwoStageKernels kTable = {kLanes<T>,         scratch_bytes<T>, qk<T, S>,
-                                    qk_backward<T, S>, av<T, S>,         av_backward<T, S>};
+// E: what is multiplied; S: what is stored.
+template <class E, class S>
+constexpr TwoStageKernels kTable = {kLanes<E>,         scratch_bytes<E>, qk<E, S>,
+                                    qk_backward<E, S>, av<E, S>,         av_backward<E, S>};
 
 }  // namespace natten_core::cpu::NATTEN_ISA::two_stage
