@@ -100,6 +100,9 @@ def test_every_problem_has_a_kernel(case: Case, dtype: str) -> None:
         ({"stride": (2, 2)}, "simt"),
         ({"is_causal": (True, False)}, "simt"),
         ({"additional": 3}, "simt"),
+        ({"scale": -0.2}, "simt"),
+        ({"scale": 1e-40}, "simt"),  # beyond fp32: the bias divided by it would not be finite
+        ({"scale": 1e-30}, "band"),
         ({"only": "simt"}, "simt"),
         ({"spatial": (8, 28, 28), "kernel_size": (3, 7, 7), "dilation": (1, 1, 1)}, "box"),
         ({"spatial": (8, 28, 28), "kernel_size": (3, 7, 15), "dilation": (1, 1, 1)}, "simt"),

@@ -134,7 +134,7 @@ SETTINGS = {
         torch.float32,
         (*BOX_CASES, "x-3d-64"),
         r"_(half|bf16)_d\d+\.cu",
-        r"^(box/|band/(fragments|products|signals|backward_bias|backward_ring|backward_reduce)\.)(?!.*d & 3\) << 5)",
+        r"^(box/|band/(fragments|signals|backward_bias|backward_reduce)\.)(?!.*d & 3\) << 5)",
     ),
     # Other head_dims and the other dtype are kernels of their own from the same lines.
     "band-16": band(16, torch.bfloat16),
