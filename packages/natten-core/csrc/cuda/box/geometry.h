@@ -55,7 +55,7 @@ static_assert(Wide::kMostKernelX >= kMostKernel, "all kernels");
 // Of the largest kernel for which Narrow does in every pass: see band::key_origin.
 constexpr int kMostNarrowKernel = 8;
 
-// Whether there are kernels with Wide. For longer rows of fp32 there are none, as the wheel would grow by 0.3 MB.
+// Whether there are kernels with Wide. For longer rows of fp32 there are none, as the wheel would grow by 0.2 MB.
 template <class T, int D>
 constexpr bool kHasWide = dev::is_16_bit<T> || D <= 32;
 
