@@ -103,12 +103,12 @@ sanitized() {
 
 # All of it for the box kernels, whose tests are in the stage `tests` too.
 box() {
-  local status=0
+  local status=0 results="(values_and_gradients or fp32_in_tf32)"
   pytest_ box "$(($(left) / 3))" "$core/tests/cuda_device" -k "box- or explain" || status=1
-  bench op-box bench_cuda "$(($(left) / 2))" --dtypes bf16 --batches 8 --others --families --peers natten --rounds 15 \
+  bench op-box bench_cuda "$(($(left) / 2))" --dtypes bf16 tf32 --batches 8 --others --families --peers natten --rounds 15 \
     --problems video video-head-dim-64 || status=1
-  sanitized box "$(left)" "values_and_gradients and box- and (3d-half or 1d-long or 2d-grouped)" \
-    "values_and_gradients and box- and (3d- or 1d-long or 2d-grouped or video-)" || status=1
+  sanitized box "$(left)" "$results and box- and (3d-half or 1d-long or 2d-grouped)" \
+    "$results and box- and (3d- or 1d-long or 2d-grouped or video-)" || status=1
   return $status
 }
 

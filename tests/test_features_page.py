@@ -37,10 +37,10 @@ def test_every_test_that_is_named_exists() -> None:
 @pytest.mark.parametrize("family", ["dense", "band", "box", "simt"])
 def test_what_the_cuda_kernels_refuse_is_what_their_sources_say(family: str) -> None:
     """`explain` hands these on word by word, which needs a device; `cuda_device/test_calls.py` has one."""
-    device = {reason for reason in reasons("plan.cpp") if reason.startswith("a device") or "dtype" in reason}
+    device = {reason for reason in reasons("plan.cpp") if reason.startswith("a device")}
     plan = re.findall(r'"([^"]+)"', (CUDA / "plan.cpp").read_text())
     layout = {reason for reason in plan if "2^31" in reason or "16 bytes" in reason}
-    with_tf32 = {reason for reason in device if "dtype" not in reason} | {x for x in plan if "TF32 is not" in x}
-    shared = {"dense": with_tf32, "band": with_tf32 | layout, "box": device | layout, "simt": set()}
-    assert (len(device), len(layout)) == (3, 2)
-    assert refusals(f"cuda {family}") == reasons(f"{family}/support.cpp") | shared[family]
+    settings = {reason for reason in plan if "TF32 is not" in reason}
+    shared = {"dense": device | settings, "band": device | settings | layout, "simt": set()}
+    assert (len(device), len(settings), len(layout)) == (2, 1, 2)
+    assert refusals(f"cuda {family}") == reasons(f"{family}/support.cpp") | shared.get(family, shared["band"])

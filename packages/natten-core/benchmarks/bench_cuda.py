@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     chosen = problems(options.batches, options.dtypes)
     if options.others:
-        chosen += others()
+        chosen += others(options.dtypes)
     if options.problems:
         chosen = [problem for problem in chosen if problem.name in options.problems]
     properties = torch.cuda.get_device_properties(0)

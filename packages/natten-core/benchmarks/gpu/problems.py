@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,17 +93,20 @@ def problems(batches: list[int], dtypes: list[str]) -> list[Problem]:
     ]
 
 
-def others() -> list[Problem]:
+OTHERS = (
+    Problem("kernel-3", 64, 56, 2, kernel=3),
+    Problem("kernel-13", 64, 56, 2, kernel=13),
+    Problem("head-dim-64", 64, 56, 2, head_dim=64),
+    Problem("head-dim-128", 64, 28, 2, head_dim=128),
+    Problem("head-dim-31", 64, 56, 2, head_dim=31),  # on padded copies
+    Problem("gradual", 64, 56, 2, dilation=4),
+    Problem("large-map", 4, 224, 2),
+    Problem("large-map-dilated", 4, 224, 2, dilation=16),
+    Problem("video", 8, 28, 4, frames=8, kernel_frames=3),
+    Problem("video-head-dim-64", 8, 28, 2, head_dim=64, frames=8, kernel_frames=3),
+)
+
+
+def others(dtypes: list[str]) -> list[Problem]:
     """Beyond the models of the papers: other kernels and head_dims, gradual dilation, large maps, videos."""
-    return [
-        Problem("kernel-3", 64, 56, 2, kernel=3),
-        Problem("kernel-13", 64, 56, 2, kernel=13),
-        Problem("head-dim-64", 64, 56, 2, head_dim=64),
-        Problem("head-dim-128", 64, 28, 2, head_dim=128),
-        Problem("head-dim-31", 64, 56, 2, head_dim=31),  # on padded copies
-        Problem("gradual", 64, 56, 2, dilation=4),
-        Problem("large-map", 4, 224, 2),
-        Problem("large-map-dilated", 4, 224, 2, dilation=16),
-        Problem("video", 8, 28, 4, frames=8, kernel_frames=3),
-        Problem("video-head-dim-64", 8, 28, 2, head_dim=64, frames=8, kernel_frames=3),
-    ]
+    return [replace(problem, **DTYPES[dtype]) for dtype in dtypes for problem in OTHERS]

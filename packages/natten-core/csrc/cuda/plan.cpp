@@ -19,15 +19,14 @@ constexpr char kUnaligned[] = "an address or a stride that is no multiple of 16 
 constexpr char kNoTf32[] =
     "fp32 while TF32 is not allowed by torch's settings (torch.set_float32_matmul_precision('high') allows it)";
 
-// Whether the family multiplies fp32 on tensor cores, which take it in TF32.
-bool has_tf32(Family family) { return family == Family::kDense || family == Family::kBand; }
-bool in_tf32(Family family, const Problem& problem) { return problem.dtype == DType::kFloat32 && has_tf32(family); }
+// Whether the family multiplies on tensor cores, which take fp32 in TF32.
+bool in_tf32(Family family, const Problem& problem) {
+  return problem.dtype == DType::kFloat32 && has_tensor_cores(family);
+}
 
 const char* device_reason(Family family, const Problem& problem, const Facts& facts) {
   if (facts.only != Family::kNone && facts.only != family) return "another family was asked for";
   if (family == Family::kSimt) return nullptr;
-  if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16 && !has_tf32(family))
-    return "a dtype other than fp16 and bf16";
   if (facts.architecture < kTensorCoreArchitecture) return "a device before sm_80";
   if (!facts.tensor_cores) return "a device whose tensor-core kernels this build does not have";
   return nullptr;

@@ -56,7 +56,7 @@ MODELS = [
     *(Case(f"video-head-dim-{d}", (4, 9, 11), (3, 5, 5), head_dim=d, batch=2) for d in (8, 24, 64, 80, 128)),
 ]
 TABLE = [*CASES, *MODELS]
-SMALL_AND_LARGE = [case for case in MODELS if case.name in ("level1", "level2-dilated", "level4")]
+SMALL_AND_LARGE = [case for case in MODELS if case.name in ("level1", "level2-dilated", "level4", "video")]
 NAMES = ("level1", "level2-dilated", "level3", "level4", "2d-additional-grouped", "3d-half")
 SOME = [case for case in TABLE if case.name in NAMES]
 

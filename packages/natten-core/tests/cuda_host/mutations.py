@@ -1,6 +1,6 @@
 """Takes one barrier, wait, commit, swizzle or conversion out of the kernels at a time: would the tests notice?
 
-    python mutations.py [--list] [--only TEXT] simt two-stage dense dense-tf32 band band-tf32 box band-16 ...
+    python mutations.py [--list] [--only TEXT] simt two-stage dense dense-tf32 band band-tf32 box box-tf32 band-16 ...
 
 The kernels of a setting are compiled once, with a switch at every such place (about a minute); then each mutant runs
 a few cases (a second). It is noticed if the emulator reports something, a result is wrong, or shared memory
@@ -129,6 +129,13 @@ SETTINGS = {
         r"^band/(?!.*d & 3\) << 5)",  # where ldmatrix finds 16-bit rows
     ),
     "box": box(32, torch.bfloat16),
+    "box-tf32": Setting(
+        "box",
+        torch.float32,
+        (*BOX_CASES, "x-3d-64"),
+        r"_(half|bf16)_d\d+\.cu",
+        r"^(box/|band/(fragments|signals|backward_bias|backward_reduce)\.)(?!.*d & 3\) << 5)",
+    ),
     # Other head_dims and the other dtype are kernels of their own from the same lines.
     "band-16": band(16, torch.bfloat16),
     "band-64": band(64, torch.bfloat16),

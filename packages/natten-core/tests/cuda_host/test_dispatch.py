@@ -236,12 +236,14 @@ def _tf32_allowed() -> Iterator[None]:
         yield
 
 
+@pytest.mark.parametrize(("spatial", "family"), [((7, 7), "dense"), ((14, 14), "band"), ((4, 7, 7), "box")])
 @pytest.mark.usefixtures("machine", "_tf32_allowed")
-def test_fp32_in_tf32_is_told() -> None:
-    x = torch.zeros(1, 7, 7, 2, 32)
-    problem = _problem.check(x, x, x, 7, 1, 1, False, None, None, None, None, None)
-    assert cuda.kernel_name(problem, x, x, x) == "dense, fp32 in TF32"
-    assert cuda.passed_over(problem, x, x, x) == ()
+def test_fp32_in_tf32_is_told(spatial: tuple[int, ...], family: str) -> None:
+    x = torch.zeros(1, *spatial, 2, 32)
+    problem = _problem.check(x, x, x, 3, 1, 1, False, None, None, None, None, None)
+    assert cuda.kernel_name(problem, x, x, x) == f"{family}, fp32 in TF32"
+    before = ("dense", "band", "box")
+    assert [name for name, _ in cuda.passed_over(problem, x, x, x)] == list(before[: before.index(family)])
 
 
 @pytest.mark.usefixtures("_tf32_allowed")

@@ -7,7 +7,7 @@ from typing import Any
 import cuda_builder
 import pytest
 import torch
-from cuda_cases import BAND, BAND_TF32, BOX, DENSE, HALVES, NAMED, TENSOR_CORES, expected, hold, in_tf32, run
+from cuda_cases import BAND, BAND_TF32, BOX, BOX_TF32, DENSE, HALVES, NAMED, TENSOR_CORES, expected, hold, in_tf32, run
 from cuda_harness import Options, run_backward, run_forward, unsupported
 from natten_cases import CASES, Case, relative_error
 
@@ -37,6 +37,7 @@ RUNS = [
     *over("band", BAND),
     *over("band", BAND_TF32, (torch.float32,)),
     *over("box", BOX),
+    *over("box", BOX_TF32, (torch.float32,)),
 ]
 # Of each kind of kernel one or two, for what has nothing to do with numbers.
 FEW = [
@@ -46,6 +47,7 @@ FEW = [
     *over("band", [NAMED["b-dilated-remainder"], NAMED["b-24"]]),
     *over("band", [NAMED["b-dilated-remainder"], NAMED["b-20"]], (torch.float32,)),
     *over("box", [NAMED["x-3d-dilated"], NAMED["x-1d-dilated"]]),
+    *over("box", [NAMED["x-3d-dilated"], NAMED["x-3d-20"]], (torch.float32,)),
 ]
 
 
@@ -95,8 +97,12 @@ def test_gradient_of_the_output_alone(family: str, case: Case, dtype: torch.dtyp
         assert relative_error(found[f"grad_{name}"], grad) < allowed, name
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-@pytest.mark.parametrize(("family", "name"), [("box", "x-3d-large"), ("band", "b-28"), ("dense", "d-many-maps")])
+_SMALL = (("box", "x-3d-large"), ("band", "b-28"), ("dense", "d-many-maps"))
+SMALL_DEVICE = [(*family_and_name, dtype) for family_and_name in _SMALL for dtype in HALVES]
+SMALL_DEVICE += [("box", "x-3d-large-32", torch.float32)]
+
+
+@pytest.mark.parametrize(("family", "name", "dtype"), SMALL_DEVICE, ids=str)
 def test_a_device_with_little_shared_memory(family: str, name: str, dtype: torch.dtype) -> None:
     """One plane at a time in shared memory where two do not fit, narrower strips, and fewer blocks."""
     hold(family, NAMED[name], dtype, run(family, NAMED[name], dtype, options=Options(architecture=86)))
@@ -109,6 +115,7 @@ FAR = [
     *over("band", [NAMED["b-9x10"]]),
     *over("band", [NAMED["b-9x10"]], (torch.float32,)),
     *over("box", [NAMED["x-3d-even"]]),
+    *over("box", [NAMED["x-3d-even"]], (torch.float32,)),
 ]
 
 

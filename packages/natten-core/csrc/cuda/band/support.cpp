@@ -20,7 +20,7 @@ const char* unsupported(const Problem& problem, int architecture) {
   if (problem.head_dim_v != problem.head_dim) return "values of another head_dim than keys";
   if (problem.additional) return "additional keys";
   if (problem.extent[kZ] > 1) return "maps of three axes";
-  if (!(problem.scale > 0)) return "a scale that is not positive";
+  if (!(problem.scale >= 1e-30)) return "a scale below 1e-30";  // biases are divided by it
   for (int axis = kY; axis <= kX; ++axis) {
     if (problem.stride[axis] > 1) return "stride above 1";
     if (problem.causal[axis]) return "a causal axis";

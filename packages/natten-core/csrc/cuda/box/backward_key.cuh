@@ -14,19 +14,20 @@ namespace natten_core::cuda::box {
 
 template <class T, class S, class R, int D>
 struct KeyTile {
-  static constexpr int kTiles = S::kTiles, kStep = 16 * D;  // bytes of 8 columns
+  static constexpr int kTiles = S::kTiles, kRow = band::kHalves<T, D>;
+  static constexpr int kStep = 8 * band::kRowBytes<T, D>;  // bytes of 8 columns
   using Sums = band::KeySums<R, D>;
 
   struct Keys {
-    band::RowPair<D> key, value;  // no value where the gradient of keys is not asked for
+    band::RowPair<kRow> key, value;  // no value where the gradient of keys is not asked for
   };
   // Where the stage has a row of queries, of their outputs' gradients, and of their statistics.
   struct Row {
     uint32_t query, output, statistics;
   };
 
-  band::RowOffsets<D> query_offsets;  // in a row, of the lane's query of the first n-tile
-  uint32_t pair_offset, single_offset;  // likewise, of its address for ldmatrix of two n-tiles, and of one
+  band::RowOffsets<kRow> query_offsets;  // in a row, of the lane's query of the first n-tile
+  band::ColumnOffsets<T, D> column_offsets;  // likewise, for products over queries
   BiasColumns<kTiles> columns;
   uint32_t hidden;  // the row of biases that are all -inf
   int bias_row_bytes;
@@ -41,13 +42,12 @@ struct KeyTile {
       weigh(weight[0], grad[0], k, row, t, upper, lower);
       const uint32_t query = row.query + uint32_t(t * kStep), output = row.output + uint32_t(t * kStep);
       if (t + 1 == kTiles) {
-        if constexpr (R::kValue) band::add_product<T, D>(sums.value, band::Factor<T>(weight[0]), output, single_offset);
-        if constexpr (R::kKey) band::add_product<T, D>(sums.key, band::Factor<T>(grad[0]), query, single_offset);
+        if constexpr (R::kValue) band::add_tile<T, D>(sums.value, weight[0], output, column_offsets);
+        if constexpr (R::kKey) band::add_tile<T, D>(sums.key, grad[0], query, column_offsets);
       } else {
         weigh(weight[1], grad[1], k, row, t + 1, upper, lower);
-        if constexpr (R::kValue)
-          band::add_product<T, D>(sums.value, band::Factor<T>(weight[0], weight[1]), output, pair_offset);
-        if constexpr (R::kKey) band::add_product<T, D>(sums.key, band::Factor<T>(grad[0], grad[1]), query, pair_offset);
+        if constexpr (R::kValue) band::add_tiles<T, D>(sums.value, weight[0], weight[1], output, column_offsets);
+        if constexpr (R::kKey) band::add_tiles<T, D>(sums.key, grad[0], grad[1], query, column_offsets);
       }
     }
   }
@@ -58,15 +58,15 @@ struct KeyTile {
                     uint32_t lower) const {
     float score[4];
     columns.of_queries(score, upper, t), columns.of_queries(score + 2, lower, t);
-    band::multiply_rows<T, D>(score, k.key, band::load_shared_row<D>(row.query + uint32_t(t * kStep), query_offsets));
+    band::multiply_rows<T>(score, k.key, band::load_shared_row(row.query + uint32_t(t * kStep), query_offsets));
     const auto lse = dev::lds<dev::vec<float, 2>>(row.statistics + uint32_t(t * 32));
 #pragma unroll
     for (int i = 0; i < 4; ++i) weight[i] = dev::ex2(dev::fma(score[i], scale_log2, lse[i & 1]));
     if constexpr (R::kKey) {
       const auto deltas = dev::lds<dev::vec<float, 2>>(row.statistics + uint32_t(t * 32) + delta);
       grad[0] = grad[2] = deltas[0], grad[1] = grad[3] = deltas[1];
-      const auto output = band::load_shared_row<D>(row.output + uint32_t(t * kStep), query_offsets);
-      band::multiply_rows<T, D>(grad, k.value, output);
+      const auto output = band::load_shared_row(row.output + uint32_t(t * kStep), query_offsets);
+      band::multiply_rows<T>(grad, k.value, output);
 #pragma unroll
       for (int i = 0; i < 4; ++i) grad[i] *= weight[i];
     }
@@ -103,8 +103,9 @@ DEV_FN void load_queries(const KeyPassParams<T>& p, const Part& part, const Stag
 }
 
 template <class T, class S, class R, int D>
-DEV_KERNEL((kMaxTiles + 1) * 32, band::backward_warps(D, S::kTiles) == 16 ? 2 : 1)
+DEV_KERNEL((kMaxTiles + 1) * 32, band::backward_warps(band::kHalves<T, D>, S::kTiles) == 16 ? 2 : 1)
 key_pass(const KeyPassParams<T> p) {
+  constexpr int kRow = band::kHalves<T, D>;
   const int key_head = int(blockIdx.x);
   Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
   part.x += p.origin[part.residue[kX] >= p.cut.extent[kX] % p.cut.dilation[kX]];
@@ -132,9 +133,8 @@ key_pass(const KeyPassParams<T> p) {
   const int query_x = band::first_query_column(flat(map), at.x, S::kColumns), column = query_x - first_x;
   const int begin = band::seen_begin_y(flat(map), at.y), end = band::seen_end_y(flat(map), at.y);
   using Own = KeyTile<T, S, R, D>;
-  const Own tile{band::RowOffsets<D>(column + group, quad_lane),
-                 band::shared_offset<D>(column + (lane & 15), lane >> 4),
-                 band::shared_offset<D>(column + (lane & 7), lane >> 4),
+  const Own tile{band::RowOffsets<kRow>(column + group, quad_lane),
+                 band::ColumnOffsets<T, D>(column, lane),
                  BiasColumns<S::kTiles>::of_key(map, at.x + group, query_x + quad_lane * 2),
                  table,
                  bias_row_bytes(map.kernel[kX]),
@@ -144,14 +144,15 @@ key_pass(const KeyPassParams<T> p) {
   int step = 0;
   for (int unit = part.unit; unit < part.unit_end; ++unit) {
     const int sample = unit / map.length[kZ], key_z = unit % map.length[kZ];
-    band::RowWords<D> keys[2], values[2] = {};
+    band::RowWords<kRow> keys[2], values[2] = {};
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const auto row = [&](const auto& view) { return at.of(view, p.cut, part, sample, key_z, key_head, h); };
-      keys[h] = band::load_row<D>(row(p.key), p.head_dim, quad_lane, at.present[h]);
-      if (R::kKey) values[h] = band::load_row<D>(row(p.value), p.head_dim, quad_lane, at.present[h]);
+      keys[h] = band::load_row<kRow>(row(p.key), p.head_dim, quad_lane, at.present[h]);
+      if (R::kKey) values[h] = band::load_row<kRow>(row(p.value), p.head_dim, quad_lane, at.present[h]);
     }
-    const typename Own::Keys k{{keys[0], keys[1]}, {values[0], values[1]}};
+    const typename Own::Keys k{{band::factors<T>(keys[0]), band::factors<T>(keys[1])},
+                               {band::factors<T>(values[0]), band::factors<T>(values[1])}};
     typename Own::Sums sums;
     const int first_z = first_query(map, kZ, key_z), end_z = end_query(map, kZ, key_z);
     for (int member = 0; member < p.group; ++member) {

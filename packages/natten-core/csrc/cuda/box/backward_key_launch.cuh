@@ -22,9 +22,11 @@ void key_pass_dim(const BackwardArgs& args, const BackwardPlan& plan, void* work
   p.head_dim = int(problem.head_dim), p.scale = float(problem.scale);
   const dev::Grid grid{unsigned(problem.heads_kv), unsigned(plan.key.blocks), unsigned(plan.key.runs)};
   const int threads = (p.cut.tiles_y * p.cut.tiles_x + 1) * 32, shared = int(plan.key.shared);
-  band::for_results<D>([&](auto results) {
+  band::for_results<band::kHalves<T, D>>([&](auto results) {
     using R = decltype(results);
-    if (plan.key.tiles == 3) return dev::start(key_pass<T, Wide, R, D>, grid, threads, shared, launch, p);
+    if constexpr (kHasWide<T, D>) {
+      if (plan.key.tiles == 3) return dev::start(key_pass<T, Wide, R, D>, grid, threads, shared, launch, p);
+    }
     dev::start(key_pass<T, Narrow, R, D>, grid, threads, shared, launch, p);
   });
 }

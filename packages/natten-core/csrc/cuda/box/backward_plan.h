@@ -13,8 +13,8 @@ constexpr int kQueryPassMultiprocessors = 132;
 inline Plan plan_query_pass(const Problem& problem, bool has_bias, const Launch& launch) {
   const int kernel[kRank] = {int(problem.kernel[kZ]), int(problem.kernel[kY]), int(problem.kernel[kX])};
   const Launch same{launch.stream, launch.architecture, kQueryPassMultiprocessors};
-  const int64_t warps = band::backward_warps(padded(problem.head_dim), tiles_by_queries(problem));
-  return plan_by_queries(problem, same, warps, 100, has_bias ? sums_bytes(kernel) : 0);
+  const int64_t warps = band::backward_warps(padded_bytes(problem) / 2, tiles_by_queries(problem));
+  return plan_by_queries(problem, same, warps, is_single(problem) ? 128 : 100, has_bias ? sums_bytes(kernel) : 0);
 }
 
 // Calls `use` with the places at which tiles or boxes of `step` begin along an axis, but for most of those that no
@@ -74,8 +74,13 @@ inline KeyPlan plan_key_pass(const Problem& problem, const Launch& launch) {
     return most;
   };
   const int64_t tile_rows = kernel_y + 1;
-  const int dim = padded(problem.head_dim);
-  const Needs needs{tiles, band::backward_warps(dim, tiles), dim * 4 + 8, 0, tile_rows, 120};
+  const int row_bytes = padded_bytes(problem);
+  const Needs needs{tiles,
+                    band::backward_warps(row_bytes / 2, tiles),
+                    row_bytes * 2 + 8,
+                    0,
+                    tile_rows,
+                    is_single(problem) ? 170 : 120};
   static_cast<Plan&>(plan) =
       plan_boxes(problem, problem.heads_kv, launch, needs, min_of(origin[0], origin[1]), rows, columns);
   plan.origin[0] = origin[0], plan.origin[1] = origin[1];

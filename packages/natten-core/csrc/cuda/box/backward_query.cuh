@@ -6,6 +6,7 @@
 
 #include "cuda/band/backward_bias.h"
 #include "cuda/band/backward_ring.h"
+#include "cuda/band/products.h"
 #include "cuda/box/backward_params.h"
 #include "cuda/box/block.h"
 #include "cuda/box/load_keys.h"
@@ -15,10 +16,11 @@ namespace natten_core::cuda::box {
 // What a lane knows of its warp's tile.
 template <class T, class S, int D>
 struct QueryTile {
-  static constexpr int kTiles = S::kTiles, kStep = 16 * D;  // bytes of 8 columns
+  static constexpr int kTiles = S::kTiles, kRow = band::kHalves<T, D>;
+  static constexpr int kStep = 8 * band::kRowBytes<T, D>;  // bytes of 8 columns
 
-  band::RowOffsets<D> key_offsets;  // in a row of the stage, of the lane's key of the first n-tile
-  uint32_t pair_offset, single_offset;  // likewise, of its address for ldmatrix of two n-tiles, and of one
+  band::RowOffsets<kRow> key_offsets;  // in a row of the stage, of the lane's key of the first n-tile
+  band::ColumnOffsets<T, D> column_offsets;  // likewise, for products over keys
   BiasColumns<kTiles> columns;
   uint32_t hidden;  // the row of biases that are all -inf
   int bias_row_bytes, kernel_y;
@@ -29,7 +31,7 @@ struct QueryTile {
   band::BiasSums<kTiles> sums = {};
 
   struct Queries {
-    band::RowPair<D> query, grad;
+    band::RowPair<kRow> query, grad;
     float lse[2];  // negated, in base 2
     float delta[4];  // negated, as an accumulator
   };
@@ -49,10 +51,10 @@ struct QueryTile {
       float first[4], second[4];
       differentiate(first, q, key, value, t, upper, lower, previous);
       if (t + 1 == kTiles) {
-        band::add_product<T, D>(grad_query, band::Factor<T>(first), key, single_offset);
+        band::add_tile<T, D>(grad_query, first, key, column_offsets);
       } else {
         differentiate(second, q, key + kStep, value + kStep, t + 1, upper, lower, previous);
-        band::add_product<T, D>(grad_query, band::Factor<T>(first, second), key, pair_offset);
+        band::add_tiles<T, D>(grad_query, first, second, key, column_offsets);
       }
     }
     if (has_grad && (row == 0 ? lower_first : row <= kernel_y)) sums.add_put(relative_row - 1);
@@ -64,8 +66,8 @@ struct QueryTile {
                             uint32_t lower, Previous& previous) const {
     float score[4];
     columns.of_keys(score, upper, t), columns.of_keys(score + 2, lower, t);
-    band::multiply_rows<T, D>(score, q.query, band::load_shared_row<D>(key, key_offsets));
-    band::multiply_rows_from<T, D>(grad, q.delta, q.grad, band::load_shared_row<D>(value, key_offsets));
+    band::multiply_rows<T>(score, q.query, band::load_shared_row(key, key_offsets));
+    band::multiply_rows_from<T>(grad, q.delta, q.grad, band::load_shared_row(value, key_offsets));
 #pragma unroll
     for (int i = 0; i < 4; ++i) grad[i] *= dev::ex2(dev::fma(score[i], scale_log2, q.lse[i >> 1]));
     if (!has_grad) return;
@@ -77,8 +79,9 @@ struct QueryTile {
 };
 
 template <class T, class S, int D>
-DEV_KERNEL((kMaxTiles + 1) * 32, band::backward_warps(D, S::kTiles) == 16 ? 2 : 1)
+DEV_KERNEL((kMaxTiles + 1) * 32, band::backward_warps(band::kHalves<T, D>, S::kTiles) == 16 ? 2 : 1)
 query_pass(const QueryPassParams<T> p) {
+  constexpr int kRow = band::kHalves<T, D>;
   const int head = int(blockIdx.x);
   const Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
   const Map& map = part.map;
@@ -108,9 +111,8 @@ query_pass(const QueryPassParams<T> p) {
   const int key_y = start(map, kY, at.y), key_x = band::first_column(flat(map), at.x, S::kColumns);
   const int column = key_x - first_x, row_bytes = bias_row_bytes(map.kernel[kX]);
   const int relative_row = key_y - at.y + kernel_y - 1, shift = start(map, kY, at.row[1]) - key_y;
-  QueryTile<T, S, D> tile{band::RowOffsets<D>(column + group, quad_lane),
-                          band::shared_offset<D>(column + (lane & 15), lane >> 4),
-                          band::shared_offset<D>(column + (lane & 7), lane >> 4),
+  QueryTile<T, S, D> tile{band::RowOffsets<kRow>(column + group, quad_lane),
+                          band::ColumnOffsets<T, D>(column, lane),
                           BiasColumns<S::kTiles>::of_query(map, at.column, key_x + quad_lane * 2),
                           table,
                           row_bytes,
@@ -130,21 +132,24 @@ query_pass(const QueryPassParams<T> p) {
   int step = 0;
   for (int unit = part.unit; unit < part.unit_end; ++unit) {
     const int sample = unit / map.length[kZ], z = unit % map.length[kZ];
-    band::RowWords<D> query[2], grad[2], output[2];
+    band::RowWords<kRow> query[2], grad[2], output[2];
     float lse[2], grad_lse[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const auto row = [&](const auto& view) { return at.of(view, p.cut, part, sample, z, head, h); };
-      query[h] = band::load_row<D>(row(p.query), p.head_dim, quad_lane, at.present[h]);
-      grad[h] = band::load_row<D>(row(p.grad_output), p.head_dim, quad_lane, at.present[h]);
-      output[h] = band::load_row<D>(row(p.output), p.head_dim, quad_lane, at.present[h]);
+      query[h] = band::load_row<kRow>(row(p.query), p.head_dim, quad_lane, at.present[h]);
+      grad[h] = band::load_row<kRow>(row(p.grad_output), p.head_dim, quad_lane, at.present[h]);
+      output[h] = band::load_row<kRow>(row(p.output), p.head_dim, quad_lane, at.present[h]);
       lse[h] = at.present[h] ? dev::ldg(row(p.lse)) : INFINITY;  // what is not in the map gets no weight
       grad_lse[h] = at.present[h] && p.grad_lse.data ? dev::ldg(row(p.grad_lse)) : 0.f;
     }
-    typename QueryTile<T, S, D>::Queries q{{query[0], query[1]}, {grad[0], grad[1]}, {}, {}};
+    typename QueryTile<T, S, D>::Queries q{{band::factors<T>(query[0]), band::factors<T>(query[1])},
+                                           {band::factors<T>(grad[0]), band::factors<T>(grad[1])},
+                                           {},
+                                           {}};
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      q.delta[2 * h] = grad_lse[h] - band::own_product<T, D>(q.grad, output[h], h, lane);
+      q.delta[2 * h] = grad_lse[h] - band::own_product<T>(q.grad, output[h], h, lane);
       q.delta[2 * h + 1] = band::distinct(q.delta[2 * h]);
       q.lse[h] = lse[h] * -dev::kLog2e;
     }
@@ -175,12 +180,10 @@ query_pass(const QueryPassParams<T> p) {
 
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      uint32_t words[D / 8];
-#pragma unroll
-      for (int n = 0; n < D / 8; ++n) words[n] = dev::pack<T>(sum[n][2 * h] * p.scale, sum[n][2 * h + 1] * p.scale);
-      band::to_chunks<D>(words, quad_lane);
+      uint32_t words[kRow / 8];
+      band::to_row<T, D>(words, sum, h, p.scale, quad_lane);
       if (!at.present[h]) continue;
-      band::store_row<D>(at.of(p.grad_query, p.cut, part, sample, z, head, h), words, p.head_dim, quad_lane);
+      band::store_row<kRow>(at.of(p.grad_query, p.cut, part, sample, z, head, h), words, p.head_dim, quad_lane);
     }
   }
   if (!tile.has_grad) return;

@@ -23,7 +23,9 @@ void query_pass_dim(const BackwardArgs& args, const BackwardPlan& plan, void* wo
   p.head_dim = int(problem.head_dim), p.scale = float(problem.scale);
   const dev::Grid grid{unsigned(problem.heads), unsigned(plan.query.blocks), unsigned(plan.query.runs)};
   const int threads = (p.cut.tiles_y * p.cut.tiles_x + 1) * 32, shared = int(plan.query.shared);
-  if (plan.query.tiles == 3) return dev::start(query_pass<T, Wide, D>, grid, threads, shared, launch, p);
+  if constexpr (kHasWide<T, D>) {
+    if (plan.query.tiles == 3) return dev::start(query_pass<T, Wide, D>, grid, threads, shared, launch, p);
+  }
   dev::start(query_pass<T, Narrow, D>, grid, threads, shared, launch, p);
 }
 

@@ -21,13 +21,16 @@ void check(const char* reason) {
 template <class Use>
 void for_kernels(const Problem& problem, const Use& use) {
   const auto of = [&](auto element) {
-    switch (padded(problem.head_dim)) {
-      case 32: return use(element, std::integral_constant<int, 32>{});
-      case 64: return use(element, std::integral_constant<int, 64>{});
-      default: return use(element, std::integral_constant<int, 128>{});
+    const int dim = padded(problem);
+    if constexpr (dev::is_16_bit<decltype(element)>) {
+      if (dim == 128) return use(element, std::integral_constant<int, 128>{});
     }
+    return dim == 32 ? use(element, std::integral_constant<int, 32>{})
+                     : use(element, std::integral_constant<int, 64>{});
   };
-  problem.dtype == DType::kBFloat16 ? of(dev::bf16{}) : of(dev::half{});
+  if (problem.dtype == DType::kBFloat16) return of(dev::bf16{});
+  if (problem.dtype == DType::kFloat16) return of(dev::half{});
+  of(dev::tf32{});
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The family "box": maps of one to three axes, 16-bit floats, tensor cores. A block takes a box of queries (keys) in
-// one plane, and boxes of keys (queries) stream by, one for each plane that is related to it. See
+// The family "box": maps of one to three axes, 16-bit floats and fp32 in TF32, tensor cores. A block takes a box of
+// queries (keys) in one plane, and boxes of keys (queries) stream by, one for each plane that is related to it. See
 // docs/kernels/cuda-band.md.
 #pragma once
 

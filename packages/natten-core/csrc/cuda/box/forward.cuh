@@ -5,7 +5,7 @@
 // a softmax that rescales what it has only for scores that are much larger than all before.
 #pragma once
 
-#include "cuda/band/fragments.h"
+#include "cuda/band/products.h"
 #include "cuda/box/block.h"
 #include "cuda/box/load_keys.h"
 #include "cuda/device/primitives.h"
@@ -26,10 +26,12 @@ struct ForwardState {
 // What a lane knows of its warp's tile.
 template <class T, class S, int D>
 struct ForwardTile {
-  static constexpr int kTiles = S::kTiles, kAll = kAtOnce * kTiles, kStep = 16 * D;  // bytes of 8 columns
+  static constexpr int kTiles = S::kTiles, kAll = kAtOnce * kTiles, kRow = band::kHalves<T, D>;
+  static constexpr int kStep = 8 * band::kRowBytes<T, D>;  // bytes of 8 columns
+  using Queries = band::RowPair<kRow>;
 
-  band::RowOffsets<D> key_offsets;  // in a row of the stage, of the lane's key of the first n-tile
-  uint32_t value_offset;  // likewise, of its address for ldmatrix
+  band::RowOffsets<kRow> key_offsets;  // in a row of the stage, of the lane's key of the first n-tile
+  band::ColumnOffsets<T, D> value_offsets;  // likewise, for products with values
   BiasColumns<kTiles> columns;
   uint32_t hidden;  // the row of biases that are all -inf
   int bias_row_bytes, kernel_y;
@@ -37,8 +39,8 @@ struct ForwardTile {
   float scale_log2;
 
   // Key rows j ... of the tile; the stage has the first at `keys` and `values`, the table of biases at `biases`.
-  DEV_FN void take(ForwardState<D>& state, const band::RowPair<D>& queries, uint32_t keys, uint32_t values,
-                   uint32_t row_bytes, int j, uint32_t biases) const {
+  DEV_FN void take(ForwardState<D>& state, const Queries& queries, uint32_t keys, uint32_t values, uint32_t row_bytes,
+                   int j, uint32_t biases) const {
     float score[kAll][4];
 #pragma unroll
     for (int a = 0; a < kAtOnce; ++a) {
@@ -51,32 +53,33 @@ struct ForwardTile {
         float (&s)[4] = score[a * kTiles + t];
         columns.of_keys(s, for_upper, t), columns.of_keys(s + 2, for_lower, t);
         const uint32_t key = keys + uint32_t(a) * row_bytes + uint32_t(t * kStep);
-        band::multiply_rows<T, D>(s, queries, band::load_shared_row<D>(key, key_offsets));
+        band::multiply_rows<T>(s, queries, band::load_shared_row(key, key_offsets));
       }
     }
     weigh(state, score);
 
-    static_assert(kAll % 2 == 0, "the products with values take pairs of n-tiles");
-    const bool odd = threadIdx.x & 8;  // the lane addresses keys of the pair's second n-tile
-#pragma unroll
-    for (int n = 0; n < kAll; n += 2) {
-      const uint32_t weight[4] = {dev::pack<T>(score[n][0], score[n][1]), dev::pack<T>(score[n][2], score[n][3]),
-                                  dev::pack<T>(score[n + 1][0], score[n + 1][1]),
-                                  dev::pack<T>(score[n + 1][2], score[n + 1][3])};
-      uint32_t at = values + uint32_t(n / kTiles) * row_bytes + uint32_t(n % kTiles * kStep);
-      if (kTiles % 2 && odd)
-        at = values + uint32_t((n + 1) / kTiles) * row_bytes + uint32_t((n + 1) % kTiles * kStep - kStep);
-#pragma unroll
-      for (int d = 0; d < D / 16; ++d) {
-        uint32_t value[4];
-        dev::ldmatrix_x4_trans(value, at + band::matrix_offset(value_offset, d));
-        dev::mma<T>(state.output[2 * d], weight, value[0], value[1]);
-        dev::mma<T>(state.output[2 * d + 1], weight, value[2], value[3]);
-      }
-    }
+    multiply_values(state, score, values, row_bytes);
   }
 
  private:
+  // Adds the weighted values of the key rows from `values` on.
+  DEV_FN void multiply_values(ForwardState<D>& state, const float (&weight)[kAll][4], uint32_t values,
+                              uint32_t row_bytes) const {
+    const auto at = [&](int n) { return values + uint32_t(n / kTiles) * row_bytes + uint32_t(n % kTiles * kStep); };
+    if constexpr (dev::is_16_bit<T>) {
+      static_assert(kAll % 2 == 0, "the products with values take pairs of n-tiles");
+      const bool odd = threadIdx.x & 8;  // the lane addresses keys of the pair's second n-tile
+#pragma unroll
+      for (int n = 0; n < kAll; n += 2) {
+        const uint32_t of_pair = kTiles % 2 && odd ? at(n + 1) - kStep : at(n);
+        band::add_product<T, D>(state.output, band::Factor<T>(weight[n], weight[n + 1]), of_pair, value_offsets.pair);
+      }
+    } else {
+#pragma unroll
+      for (int n = 0; n < kAll; ++n) band::add_tile<T, D>(state.output, weight[n], at(n), value_offsets);
+    }
+  }
+
   // Turns scores into weights. Every query sees a key of the first rows that are taken, so that bases are finite.
   DEV_FN void weigh(ForwardState<D>& state, float (&score)[kAll][4]) const {
     float most[2];
@@ -110,8 +113,9 @@ struct ForwardTile {
 };
 
 template <class T, class S, int D>
-DEV_KERNEL((kMaxTiles + 1) * 32, D <= 32 ? 2 : 1)
+DEV_KERNEL((kMaxTiles + 1) * 32, band::kHalves<T, D> <= 32 ? 2 : 1)
 forward_kernel(const ForwardParams<T> p) {
+  constexpr int kRow = band::kHalves<T, D>;
   const int head = int(blockIdx.x);
   const Part part = part_of(p.cut, int(blockIdx.y), int(blockIdx.z));
   const Map& map = part.map;
@@ -133,8 +137,8 @@ forward_kernel(const ForwardParams<T> p) {
   const Tile at(part, tiles, warp, group);
   const int key_y = start(map, kY, at.y), key_x = band::first_column(flat(map), at.x, S::kColumns);
   const int column = key_x - first_x, row_bytes = bias_row_bytes(map.kernel[kX]);
-  const ForwardTile<T, S, D> tile{band::RowOffsets<D>(column + group, quad_lane),
-                                  band::shared_offset<D>(column + (lane & 15), lane >> 4),
+  const ForwardTile<T, S, D> tile{band::RowOffsets<kRow>(column + group, quad_lane),
+                                  band::ColumnOffsets<T, D>(column, lane),
                                   BiasColumns<S::kTiles>::of_query(map, at.column, key_x + quad_lane * 2),
                                   table,
                                   row_bytes,
@@ -149,11 +153,11 @@ forward_kernel(const ForwardParams<T> p) {
   for (int unit = part.unit; unit < part.unit_end; ++unit) {
     const int sample = unit / map.length[kZ], z = unit % map.length[kZ];
     const T* query = plane_of(p.query, p.cut, part, sample, z, head);
-    band::RowWords<D> words[2];
+    band::RowWords<kRow> words[2];
 #pragma unroll
     for (int h = 0; h < 2; ++h)
-      words[h] = band::load_row<D>(query + query_steps.at(part, at.row[h], at.column), p.head_dim, quad_lane);
-    const band::RowPair<D> queries(words[0], words[1]);
+      words[h] = band::load_row<kRow>(query + query_steps.at(part, at.row[h], at.column), p.head_dim, quad_lane);
+    const band::RowPair<kRow> queries(band::factors<T>(words[0]), band::factors<T>(words[1]));
     ForwardState<D> state;
     int relative_plane = start(map, kZ, z) - z + map.kernel[kZ] - 1;
     for (int plane = 0; plane < map.kernel[kZ]; ++plane, ++relative_plane, ++step) {
@@ -176,13 +180,10 @@ forward_kernel(const ForwardParams<T> p) {
       sum += dev::shfl_xor(sum, 1);
       sum += dev::shfl_xor(sum, 2);
       const float inverse = dev::rcp(sum);
-      uint32_t to[D / 8];
-#pragma unroll
-      for (int n = 0; n < D / 8; ++n)
-        to[n] = dev::pack<T>(state.output[n][2 * h] * inverse, state.output[n][2 * h + 1] * inverse);
-      band::to_chunks<D>(to, quad_lane);
+      uint32_t to[kRow / 8];
+      band::to_row<T, D>(to, state.output, h, inverse, quad_lane);
       if (!at.present[h]) continue;
-      band::store_row<D>(output + output_steps.at(part, at.row[h], at.column), to, p.head_dim, quad_lane);
+      band::store_row<kRow>(output + output_steps.at(part, at.row[h], at.column), to, p.head_dim, quad_lane);
       if (quad_lane == 0)
         dev::stg(lse + lse_steps.at(part, at.row[h], at.column), (state.base[h] + dev::lg2(sum)) * dev::kLn2);
     }

@@ -20,7 +20,9 @@ void forward_dim(const ForwardArgs& args, const Launch& launch) {
   p.group = int(problem.heads / problem.heads_kv), p.head_dim = int(problem.head_dim), p.scale = float(problem.scale);
   const dev::Grid grid{unsigned(problem.heads), unsigned(plan.blocks), unsigned(plan.runs)};
   const int threads = (p.cut.tiles_y * p.cut.tiles_x + 1) * 32, shared = int(plan.shared);
-  if (plan.tiles == 3) return dev::start(forward_kernel<T, Wide, D>, grid, threads, shared, launch, p);
+  if constexpr (kHasWide<T, D>) {
+    if (plan.tiles == 3) return dev::start(forward_kernel<T, Wide, D>, grid, threads, shared, launch, p);
+  }
   dev::start(forward_kernel<T, Narrow, D>, grid, threads, shared, launch, p);
 }
 

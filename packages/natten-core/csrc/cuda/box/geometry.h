@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cuda/band/backward_geometry.h"
+#include "cuda/device/types.h"
 #include "natten_core/neighborhood.h"
 #include "natten_core/problem.h"
 
@@ -51,6 +52,12 @@ struct Shape {
 using Narrow = Shape<2>;
 using Wide = Shape<3>;
 static_assert(Wide::kMostKernelX >= kMostKernel, "all kernels");
+// Of the largest kernel for which Narrow does in every pass: see band::key_origin.
+constexpr int kMostNarrowKernel = 8;
+
+// Whether there are kernels with Wide. For longer rows of fp32 there are none, as the wheel would grow by 0.2 MB.
+template <class T, int D>
+constexpr bool kHasWide = dev::is_16_bit<T> || D <= 32;
 
 // Key rows that a tile of queries takes, in goes of two.
 NATTEN_INLINE int key_rows(int kernel_y) { return (kernel_y + kTileY) / 2 * 2; }

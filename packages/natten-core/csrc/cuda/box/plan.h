@@ -7,7 +7,16 @@
 namespace natten_core::cuda::box {
 
 // The head_dim that kernels are made for.
-inline int padded(int64_t head_dim) { return head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : 128; }
+inline int padded(const Problem& problem) {
+  const int64_t head_dim = problem.head_dim;
+  return head_dim <= 32 ? 32 : head_dim <= 64 ? 64 : 128;
+}
+
+// Whether elements are fp32, which is multiplied in TF32.
+inline bool is_single(const Problem& problem) { return problem.dtype == DType::kFloat32; }
+
+// Bytes of a row of that head_dim.
+inline int padded_bytes(const Problem& problem) { return padded(problem) * int(problem.element_bytes()); }
 
 struct Plan {
   Cut cut{};
@@ -41,7 +50,7 @@ Plan plan_boxes(const Problem& problem, int64_t heads, const Launch& launch, con
     length[axis] = ceil_div(problem.extent[axis], problem.dilation[axis]), residues *= problem.dilation[axis];
   }
   cut.batch = int(problem.batch);
-  const int64_t limit = shared_limit(launch.architecture), dim = padded(problem.head_dim);
+  const int64_t limit = shared_limit(launch.architecture), dim = padded(problem);
   const int64_t all_y = ceil_div(length[kY], kTileY), all_x = ceil_div(length[kX] - origin, kTileX);
   const int64_t fixed = bias_bytes(cut.kernel) + band::kSignalBytes;
   int64_t best = INT64_MAX, resident = 1;
@@ -56,7 +65,7 @@ Plan plan_boxes(const Problem& problem, int64_t heads, const Launch& launch, con
     }
     // Cycles of a plane: four warps issue one instruction at a time; a multiprocessor gets about 20 bytes a cycle.
     const int64_t compute = y * x * needs.tile_rows * needs.tiles * needs.instructions * dim / 32 / 4;
-    const int64_t copies = stage_rows * stage_columns * dim / 5;
+    const int64_t copies = stage_rows * stage_columns * padded_bytes(problem) / 10;
     const int64_t both = stages > 1 ? max_of(compute, copies) : compute + copies;
     const int64_t busy = min_of(8, max_of(held, 1) * y * x);  // warps that hide one another's waits
     const int64_t boxes = ceil_div(all_y, y) * ceil_div(all_x, x), cost = boxes * both * 8 / busy;
@@ -86,14 +95,14 @@ inline Plan plan_by_queries(const Problem& problem, const Launch& launch, int64_
                             int64_t tile_bytes) {
   const int tiles = tiles_by_queries(problem);
   const int64_t tile_rows = key_rows(int(problem.kernel[kY]));
-  const Needs needs{tiles, warps, padded(problem.head_dim) * 4, tile_bytes, tile_rows, instructions};
+  const Needs needs{tiles, warps, padded_bytes(problem) * 2, tile_bytes, tile_rows, instructions};
   return plan_boxes(
       problem, problem.heads, launch, needs, 0, [&](int64_t y) { return (y - 1) * kTileY + tile_rows; },
       [&](int64_t x) { return (x - 1) * kTileX + tiles * 8; });
 }
 
 inline Plan plan_forward(const Problem& problem, const Launch& launch) {
-  return plan_by_queries(problem, launch, padded(problem.head_dim) <= 32 ? 16 : 8, 46, 0);
+  return plan_by_queries(problem, launch, padded_bytes(problem) <= 64 ? 16 : 8, is_single(problem) ? 72 : 46, 0);
 }
 
 }  // namespace natten_core::cuda::box

@@ -13,7 +13,7 @@ struct Stages {
   uint32_t shared;
   int stages, rows, columns;
 
-  DEV_FN uint32_t row_bytes() const { return uint32_t(columns * D * 2); }
+  DEV_FN uint32_t row_bytes() const { return uint32_t(columns * band::kRowBytes<T, D>); }
   DEV_FN uint32_t half() const { return uint32_t(rows) * row_bytes(); }
   DEV_FN uint32_t first(int stage) const { return shared + uint32_t(stage) * 2 * half(); }
   DEV_FN uint32_t end() const { return first(stages); }
@@ -27,19 +27,20 @@ struct Stages {
   // at `a` and `b`.
   DEV_FN void load(int stage, const Part& part, const T* a, const Steps& steps_a, const T* b, const Steps& steps_b,
                    int row, int count, int column, int head_dim) const {
-    constexpr int kChunks = D / 8, kColumnStep = 32 / kChunks;
+    constexpr int kChunks = band::kRowBytes<T, D> / 16, kColumnStep = 32 / kChunks;
+    constexpr int kElements = 16 / int(sizeof(T));  // of a chunk
     const int lane = int(threadIdx.x & 31), chunk = lane % kChunks, at_first = lane / kChunks;
     const int rows_present = part.map.length[kY] - row;
-    const int columns_present = chunk * 8 < head_dim ? part.map.length[kX] - column : 0;
-    a += steps_a.at(part, row, column + at_first) + chunk * 8;
-    b += steps_b.at(part, row, column + at_first) + chunk * 8;
+    const int columns_present = chunk * kElements < head_dim ? part.map.length[kX] - column : 0;
+    a += steps_a.at(part, row, column + at_first) + chunk * kElements;
+    b += steps_b.at(part, row, column + at_first) + chunk * kElements;
     for (int r = 0; r < count; ++r, a += steps_a.y, b += steps_b.y) {
       const int present = r < rows_present ? columns_present : 0;
       const T *from_a = a, *from_b = b;
       const uint32_t to = first(stage) + uint32_t(r) * row_bytes();
 #pragma unroll 4
       for (int c = at_first; c < columns; c += kColumnStep) {
-        const uint32_t at = to + band::shared_offset<D>(c, chunk);
+        const uint32_t at = to + band::shared_offset<band::kHalves<T, D>>(c, chunk);
         dev::cp_async<16>(at, from_a, c < present);
         dev::cp_async<16>(at + half(), from_b, c < present);
         from_a += kColumnStep * steps_a.x, from_b += kColumnStep * steps_b.x;

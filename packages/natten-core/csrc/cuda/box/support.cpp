@@ -16,12 +16,17 @@ const char* reason_of(const Plan& plan, int architecture) {
 const char* unsupported(const Problem& problem) { return unsupported(problem, Launch{}.architecture); }
 
 const char* unsupported(const Problem& problem, int architecture) {
-  if (problem.dtype != DType::kFloat16 && problem.dtype != DType::kBFloat16) return "a dtype other than fp16 and bf16";
+  if (problem.is_double()) return "fp64";
+  const bool single = is_single(problem);
+  if (single && problem.head_dim > 64) return "fp32 with head_dim above 64";
+  if (single && problem.head_dim > 32 && problem.kernel[kX] > kMostNarrowKernel)
+    return "fp32 with head_dim above 32 and a kernel above 8 on the last axis";
+  if (single && problem.head_dim % 4) return "fp32 with head_dim not a multiple of 4";
   if (problem.head_dim > 128) return "head_dim above 128";
-  if (problem.head_dim % 8) return "head_dim not a multiple of 8";
+  if (!single && problem.head_dim % 8) return "head_dim not a multiple of 8";
   if (problem.head_dim_v != problem.head_dim) return "values of another head_dim than keys";
   if (problem.additional) return "additional keys";
-  if (!(problem.scale > 0)) return "a scale that is not positive";
+  if (!(problem.scale >= 1e-30)) return "a scale below 1e-30";  // biases are divided by it
   for (int axis = 0; axis < kRank; ++axis) {
     if (problem.stride[axis] > 1) return "stride above 1";
     if (problem.causal[axis]) return "a causal axis";
