@@ -44,7 +44,7 @@ NVCC = "nvcc's own choice of registers"
 # and what limits its registers. Where they lie, which is in no loop over rows: docs/kernels/cuda-testing.md.
 ALLOWED: list[tuple[str, dict[int, int], str]] = [
     (r"band::forward_kernel<\w+, 5, 32>", {90: 176, 100: 48}, TWO_BLOCKS),
-    (r"band::forward_kernel<\w+, 7, 32>", {80: 84, 90: 36, 100: 60}, TWO_BLOCKS),
+    (r"band::forward_kernel<\w+, 7, 32>", {80: 84, 90: 60, 100: 60}, TWO_BLOCKS),
     (r"band::forward_kernel<\w+, 7, 16>", {100: 48, 120: 60}, TWO_BLOCKS),
     (r"band::forward_kernel<\w+, 7, 128>", {80: 8, 86: 8, 90: 8, 100: 100, 120: 168}, ALL),
     (r"band::forward_kernel<(half|bf16), (11|13), 64>", {100: 24}, ALL),
@@ -67,7 +67,7 @@ ALLOWED: list[tuple[str, dict[int, int], str]] = [
     (r"dense::forward_kernel<(half|bf16), 32, 7>", {100: 16}, FOUR_BLOCKS),
     (r"dense::forward_kernel<tf32, 32, 8>", {100: 16}, "168 registers, so that three blocks fit a multiprocessor"),
     (r"dense::backward_kernel<(half|bf16), 64, 7, true>", {100: 8, 120: 8}, ALL),
-    (r"simt::forward_kernel<simt::Variant<(half|bf16), 8, 4, false> >", {80: 8}, NVCC),
+    (r"simt::forward_kernel<simt::Variant<(half|bf16), 8, 4, false> >", {75: 8, 80: 8}, NVCC),
     (r"simt::forward_kernel<simt::Variant<double, 2, 2, false> >", {120: 16}, NVCC),
     (r"simt::spread_kernel<simt::Variant<double, 1, 1, true> >", {120: 16}, NVCC),
 ]

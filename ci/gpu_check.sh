@@ -118,6 +118,8 @@ op-more() {
   local status=0
   bench op-dtypes bench_cuda "$(($(left) / 3))" --dtypes tf32 fp32 fp16 --batches 256 --peers dense-sdpa \
     --rounds 15 || status=1
+  bench op-copies bench_cuda "$(($(left) / 4))" --dtypes bf16 --batches 8 --others --families --peers dense-sdpa \
+    --rounds 15 --problems head-dim-31 || status=1
   bench op-others bench_cuda "$(left)" --dtypes bf16 --batches 8 --others --peers flex dense-sdpa natten \
     --rounds 15 || status=1
   return $status
