@@ -14,5 +14,8 @@ import cuda_builder
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = cuda_builder.unavailable()
     for item in items:
-        if reason and Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason=reason))
+        if Path(__file__).parent in item.path.parents:
+            # Whichever comes first compiles the kernels, which takes minutes on a busy machine.
+            item.add_marker(pytest.mark.timeout(1800))
+            if reason:
+                item.add_marker(pytest.mark.skip(reason=reason))
