@@ -167,12 +167,16 @@ struct Band {
   int64_t add_below, add_from;
 };
 
-std::vector<Band> cut_bands(const Problem& problem, const Plan& plan, int64_t members, int64_t wanted, bool exclusive) {
+int64_t most_bands(const Problem& problem, const Plan& plan, int64_t members) {
   // So long that every other band's keys are disjoint: windows begin up to a stride later than without one.
   const int64_t reach = problem.kernel[plan.band_axis] + problem.stride[plan.band_axis] - 1;
   const int64_t least = plan.band_axis == kX ? max_of(kMinBandBlocks, 2 * ceil_div(reach, plan.lanes) + 1)
                                              : max_of(kMinBandRows, 2 * reach);
-  int64_t count = max_of(1, min_of(wanted, members / least));
+  return max_of(1, members / least);
+}
+
+std::vector<Band> cut_bands(const Problem& problem, const Plan& plan, int64_t members, int64_t wanted, bool exclusive) {
+  int64_t count = min_of(wanted, most_bands(problem, plan, members));
   if (exclusive && count == 2) count = 1;  // they would run one after the other
   std::vector<Band> bands;
   for (int64_t i = 0; i < count; ++i)
@@ -224,10 +228,19 @@ void cut_items(const Problem& problem, Plan& plan, bool exclusive) {
   const int64_t z_groups = min_of(problem.dilation[kZ], problem.extent[kZ]);
   const int64_t y_groups = min_of(problem.dilation[kY], problem.extent[kY]);
   const int64_t group = problem.heads / problem.heads_kv;  // heads of query that read one head of keys
-  const int64_t together = heads_together(problem, group, problem.batch * z_groups * y_groups, exclusive);
+  const int64_t maps = problem.batch * z_groups * y_groups;
+  int64_t together = heads_together(problem, group, maps, exclusive);
+  if (!exclusive) {  // heads apart where bands alone do not occupy all threads
+    const int64_t members = plan.band_axis == kX
+                                ? static_cast<int64_t>(plan.blocks.size())
+                                : group_length(problem.extent[plan.band_axis], problem.dilation[plan.band_axis], 0);
+    const int64_t places = maps * most_bands(problem, plan, members);
+    while (together > 1 && places * ceil_div(problem.heads_kv, together) < problem.threads)
+      together = ceil_div(together, 2);
+  }
   plan.heads_per_chunk = static_cast<int32_t>(together * group);
   const int64_t head_groups = ceil_div(problem.heads_kv, together);
-  const int64_t pieces = max_of(1, problem.batch * z_groups * y_groups * head_groups);
+  const int64_t pieces = max_of(1, maps * head_groups);
   const int64_t forward_pieces = kPiecesPerThread * problem.threads;
   // Bands of the backward pass take turns, half of them at a time.
   const int64_t bands = !exclusive                 ? ceil_div(forward_pieces, pieces)
