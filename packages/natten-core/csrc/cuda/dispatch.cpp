@@ -77,22 +77,6 @@ Launch prepare(int device, void* stream) {
   return {stream, properties.architecture, properties.multiprocessors};
 }
 
-// Calls run(family) with the family that is chosen, or returns the head_dim of the copies that are worth making first.
-template <class Args, class Run>
-int64_t run_chosen(const Args& args, const Problem& problem, const Facts& facts, bool copies, const Run& run) {
-  const Family family = choose(args, facts);
-  if (!copies && !has_tensor_cores(family))
-    if (const int64_t head_dim = copies_head_dim(args, facts)) return head_dim;
-  if (family == Family::kNone) {
-    std::string reasons = "no cuda kernel can run this. They do not support";
-    for (const Rejection& rejection : explain(args, facts).passed_over)
-      reasons += std::string(" (") + name(rejection.family) + ") " + rejection.reason + ";";
-    throw Unsupported(reasons + " the problem: " + describe(problem));
-  }
-  run(family);
-  return 0;
-}
-
 template <class Work>
 void reporting(const Problem& problem, Family family, const char* direction, const Work& work) {
   const auto told = [&](const std::runtime_error& error, const char* more) {
@@ -106,6 +90,25 @@ void reporting(const Problem& problem, Family family, const char* direction, con
   } catch (const std::runtime_error& error) {
     throw std::runtime_error(told(error, " (or an earlier kernel did)"));
   }
+}
+
+// Calls run(family, launch) with the family that is chosen, or returns the head_dim of the copies that are worth making
+// first.
+template <class Args, class Run>
+int64_t run_chosen(const Args& args, const Problem& problem, int device, void* stream, bool tf32, bool copies,
+                   const char* direction, const Run& run) {
+  const Facts facts = facts_of(device, tf32);
+  const Family family = choose(args, facts);
+  if (!copies && !has_tensor_cores(family))
+    if (const int64_t head_dim = copies_head_dim(args, facts)) return head_dim;
+  if (family == Family::kNone) {
+    std::string reasons = "no cuda kernel can run this. They do not support";
+    for (const Rejection& rejection : explain(args, facts).passed_over)
+      reasons += std::string(" (") + name(rejection.family) + ") " + rejection.reason + ";";
+    throw Unsupported(reasons + " the problem: " + describe(problem));
+  }
+  reporting(problem, family, direction, [&] { run(family, prepare(device, stream)); });
+  return 0;
 }
 
 // Runs `work`, of the two-stage form, with what it needs to start kernels.
@@ -139,36 +142,31 @@ Facts facts_of(int device, bool tf32) {
 }
 
 int64_t forward(const ForwardArgs& args, int device, void* stream, bool tf32, bool copies) {
-  return run_chosen(args, args.problem, facts_of(device, tf32), copies, [&](Family family) {
-    reporting(args.problem, family, "forward", [&] {
-      const Launch launch = prepare(device, stream);
-      switch (family) {
-        case Family::kDense: return dense::forward(args, launch);
-        case Family::kBand: return band::forward(args, launch);
-        case Family::kBox: return box::forward(args, launch);
-        case Family::kSimt: return simt::forward(args, launch);
-        default: throw std::logic_error("a family without kernels was chosen");
-      }
-    });
-  });
+  const auto run = [&](Family family, const Launch& launch) {
+    switch (family) {
+      case Family::kDense: return dense::forward(args, launch);
+      case Family::kBand: return band::forward(args, launch);
+      case Family::kBox: return box::forward(args, launch);
+      case Family::kSimt: return simt::forward(args, launch);
+      default: throw std::logic_error("a family without kernels was chosen");
+    }
+  };
+  return run_chosen(args, args.problem, device, stream, tf32, copies, "forward", run);
 }
 
 int64_t backward(const BackwardArgs& args, int device, void* stream, bool tf32, bool copies,
                  const std::function<void*(size_t)>& allocate) {
-  const Problem& problem = args.forward.problem;
   const auto workspace = [&](size_t bytes) { return workspace_of(bytes, allocate); };
-  return run_chosen(args, problem, facts_of(device, tf32), copies, [&](Family family) {
-    reporting(problem, family, "backward", [&] {
-      const Launch launch = prepare(device, stream);
-      switch (family) {
-        case Family::kDense: return dense::backward(args, workspace(dense::backward_workspace(args)), launch);
-        case Family::kBand: return band::backward(args, workspace(band::backward_workspace(args)), launch);
-        case Family::kBox: return box::backward(args, workspace(box::backward_workspace(args)), launch);
-        case Family::kSimt: return simt::backward(args, workspace(simt::backward_workspace(args)), launch);
-        default: throw std::logic_error("a family without kernels was chosen");
-      }
-    });
-  });
+  const auto run = [&](Family family, const Launch& launch) {
+    switch (family) {
+      case Family::kDense: return dense::backward(args, workspace(dense::backward_workspace(args)), launch);
+      case Family::kBand: return band::backward(args, workspace(band::backward_workspace(args)), launch);
+      case Family::kBox: return box::backward(args, workspace(box::backward_workspace(args)), launch);
+      case Family::kSimt: return simt::backward(args, workspace(simt::backward_workspace(args)), launch);
+      default: throw std::logic_error("a family without kernels was chosen");
+    }
+  };
+  return run_chosen(args, args.forward.problem, device, stream, tf32, copies, "backward", run);
 }
 
 void qk(const QkArgs& args, int device, void* stream) {

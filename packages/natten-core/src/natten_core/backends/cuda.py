@@ -255,22 +255,8 @@ class _Call(Kept):
         lse: Tensor,
         copies: bool,
     ) -> int:
-        """Runs the kernels; or returns the head_dim of the copies that are worth making first."""
-        handle = make(self.dtype, *shapes, *self.shapes, *hashable(settings))
-        device = _device_of(self.like)
-        with _on(device):
-            head_dim: int = kernels().cuda_forward(
-                handle,
-                device,
-                _stream(device),
-                allows_tf32(self.dtype),
-                copies,
-                *self._spans(main),
-                *self.spans_of_bias,
-                span(output),
-                span(lse),
-            )
-        return head_dim
+        given = (*self._spans(main), *self.spans_of_bias, span(output), span(lse))
+        return self._run(kernels().cuda_forward, shapes, settings, copies, given)
 
     def _run_backward(
         self,
@@ -283,28 +269,29 @@ class _Call(Kept):
         results: tuple[Tensor, Tensor | None, Tensor, Sequence[Tensor]],
         copies: bool,
     ) -> int:
-        """As `_run_forward`."""
         lse, grad_lse, grad_rpb, more = results
+        given = (
+            *self._spans(main),
+            *self.spans_of_bias,
+            self.span(output),
+            span(lse),
+            self.span(grad_output),
+            span(grad_lse),
+            *self._spans(grads),
+            0 if self.rpb is None else grad_rpb.data_ptr(),
+            *(span(grad) if self.has_additional else None for grad in more),
+            self.allocate,
+        )
+        return self._run(kernels().cuda_backward, shapes, settings, copies, given)
+
+    def _run(
+        self, kernel: Any, shapes: Sequence[Any], settings: Sequence[Any], copies: bool, given: Sequence[Any]
+    ) -> int:
+        """Runs the kernels; or returns the head_dim of the copies that are worth making first."""
         handle = make(self.dtype, *shapes, *self.shapes, *hashable(settings))
         device = _device_of(self.like)
         with _on(device):
-            head_dim: int = kernels().cuda_backward(
-                handle,
-                device,
-                _stream(device),
-                allows_tf32(self.dtype),
-                copies,
-                *self._spans(main),
-                *self.spans_of_bias,
-                self.span(output),
-                span(lse),
-                self.span(grad_output),
-                span(grad_lse),
-                *self._spans(grads),
-                0 if self.rpb is None else grad_rpb.data_ptr(),
-                *(span(grad) if self.has_additional else None for grad in more),
-                self.allocate,
-            )
+            head_dim: int = kernel(handle, device, _stream(device), allows_tf32(self.dtype), copies, *given)
         return head_dim
 
     def _spans(self, main: Sequence[Tensor]) -> Sequence[tuple[int, ...] | None]:
