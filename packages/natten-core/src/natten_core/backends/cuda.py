@@ -201,13 +201,13 @@ class _Call(Kept):
 
     def __init__(self, main: Sequence[Tensor], rpb: Tensor | None, additional: Sequence[Tensor | None]) -> None:
         super().__init__(main[0])
-        self.main, self.rpb, self.additional = main, rpb, additional
+        self.main, self.rpb, self.additional = [self.readable(one) for one in main], rpb, additional
         self.shapes = (
             None if rpb is None else rpb.shape,
             *(None if tensor is None else tensor.shape for tensor in additional),
         )
         self.has_additional = self.shapes[1] is not None and self.shapes[1][1] > 0
-        self.spans_of_bias = (self.bias(rpb), *(self._additional_span(tensor) for tensor in additional))
+        self.spans_of_more = (self.bias(rpb), *(self._additional_span(tensor) for tensor in additional))
 
     def forward(self, shapes: Sequence[Any], settings: Sequence[Any], output: Tensor, lse: Tensor) -> None:
         head_dim = self._run_forward(self.main, shapes, settings, output, lse, False)
@@ -255,7 +255,7 @@ class _Call(Kept):
         lse: Tensor,
         copies: bool,
     ) -> int:
-        given = (*self._spans(main), *self.spans_of_bias, span(output), span(lse))
+        given = (*_spans(main), *self.spans_of_more, span(output), span(lse))
         return self._run(kernels().cuda_forward, shapes, settings, copies, given)
 
     def _run_backward(
@@ -271,13 +271,13 @@ class _Call(Kept):
     ) -> int:
         lse, grad_lse, grad_rpb, more = results
         given = (
-            *self._spans(main),
-            *self.spans_of_bias,
+            *_spans(main),
+            *self.spans_of_more,
             self.span(output),
             span(lse),
             self.span(grad_output),
             span(grad_lse),
-            *self._spans(grads),
+            *_spans(grads),
             0 if self.rpb is None else grad_rpb.data_ptr(),
             *(span(grad) if self.has_additional else None for grad in more),
             self.allocate,
@@ -293,9 +293,6 @@ class _Call(Kept):
         with _on(device):
             head_dim: int = kernel(handle, device, _stream(device), allows_tf32(self.dtype), copies, *given)
         return head_dim
-
-    def _spans(self, main: Sequence[Tensor]) -> Sequence[tuple[int, ...] | None]:
-        return _three(self.readable(main[0])) if len(main) == 1 else [self.span(one) for one in main]
 
     def _additional_span(self, tensor: Tensor | None) -> tuple[int, ...] | None:
         return self.span(tensor) if self.has_additional and tensor is not None else None
@@ -325,6 +322,11 @@ def _three(packed: Tensor) -> list[tuple[int, ...]]:
     return spans_of_three((packed.data_ptr(), *packed.stride()), packed.itemsize)
 
 
+def _spans(main: Sequence[Tensor]) -> Sequence[tuple[int, ...] | None]:
+    """Address and strides of query, key and value, or of their gradients, which are one tensor or three."""
+    return _three(main[0]) if len(main) == 1 else [span(one) for one in main]
+
+
 def _apart(main: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Query, key and value, or their gradients, which are one tensor or three."""
+    """The three of them."""
     return main[0].unbind(-3) if len(main) == 1 else main
